@@ -1,0 +1,1 @@
+"""What is computed: data, models, training, evaluation. Knows nothing of clusters or command lines."""

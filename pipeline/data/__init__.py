@@ -1,0 +1,1 @@
+"""From shards on storage to batches in memory: order, format, decoding, augmentation."""

@@ -1,0 +1,173 @@
+"""A stage is a function, its config, and the stages whose outputs it reads. Constructing one runs nothing.
+
+The Protocols say what a stage function is handed: machines (`Cluster`, `Member`) and a tracked run (`Track`).
+This room knows neither Ray nor MLflow; `launch` and `pipeline.tracking` implement them.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from pipeline.config import encode, fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """Where a stage runs. Never part of its identity: changing it rebuilds nothing.
+
+    `workers` is the size of a gang (or the most tasks at once, where None means as many as fit).
+    """
+
+    workers: int | None = None
+    gpus_per_worker: float = 0.0
+    cpus_per_worker: float = 1.0
+    max_restarts: int = 3
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers: must be at least 1, got {self.workers}")
+        if self.gpus_per_worker < 0 or self.cpus_per_worker < 0:
+            raise ValueError("gpus_per_worker, cpus_per_worker: must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """The finished output of a stage: where it is, and the small result its function returned."""
+
+    id: str
+    stage: str
+    uri: str
+    result: Mapping[str, Any]
+
+
+class Member(Protocol):
+    """One process of a gang, seen from inside. `torch.distributed` is initialised when the function is called."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Hand a message to the driver's `on_message`; never blocks and never fails the step."""
+        ...
+
+
+class Cluster(Protocol):
+    """What a stage needs of the machines. Stage functions run in the driver; heavy work goes through here."""
+
+    resources: Resources
+
+    def map(
+        self, function: Callable[[Any], Any], items: Sequence[Any], *, title: str, cpus: float = 1, gpus: float = 0
+    ) -> Iterator[tuple[int, Any]]:
+        """`function(item)` for every item, side by side; yields (index, result) as they finish.
+
+        `function` is importable by name; items and results are picklable (numpy, bytes, dataclasses).
+        An exception of a task is raised here.
+        """
+        ...
+
+    def gang(
+        self, function: Callable[[Member, Any], Any], payload: Any, *, on_message: Callable[[Mapping[str, Any]], None]
+    ) -> Any:
+        """`function(member, payload)` in `resources.workers` processes at once; returns what rank 0 returned.
+
+        A lost process restarts them all, at most `resources.max_restarts` times.
+        """
+        ...
+
+
+class Track(Protocol):
+    """One tracked run, seen from the driver. Nothing here waits for a server, and nothing here fails a stage."""
+
+    def params(self, values: Mapping[str, Any]) -> None: ...
+    def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None: ...
+    def tags(self, values: Mapping[str, str]) -> None: ...
+    def dataset(self, *, name: str, digest: str, source: str, context: str) -> None: ...
+    def artifact(self, name: str, data: bytes) -> None: ...
+    def note(self, markdown: str) -> None: ...
+    def child(self, name: str, *, kind: str = "trial") -> AbstractContextManager["Track"]: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
+    """`run(config, out=..., cluster=..., track=..., **needs)` writes under `out` and returns a small JSON result."""
+
+    name: str
+    run: Callable[..., Mapping[str, Any]]
+    config: Any
+    needs: Mapping[str, "Stage"] = dataclasses.field(default_factory=dict)
+    resources: Resources = Resources()
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name.startswith("/") or ".." in self.name or "." in self.name or "=" in self.name:
+            raise ValueError(f"stage {self.name!r}: a name is a relative path without dots, such as 'finetune/digits'")
+        try:
+            inspect.signature(self.run).bind(self.config, out="", cluster=None, track=None, **self.needs)
+        except TypeError as error:
+            raise TypeError(f"stage {self.name!r}: {self.run.__qualname__} cannot take these needs: {error}") from error
+
+    def identity(self) -> dict[str, Any]:
+        """What this stage computes, as JSON: equal identities mean interchangeable outputs."""
+        return {
+            "does": self.run.__name__,
+            "config": encode(self.config, identity=True),
+            "needs": {name: fingerprint(need.identity()) for name, need in self.needs.items()},
+        }
+
+
+def in_order(targets: Sequence[Stage]) -> list[Stage]:
+    """Every stage the targets need, each after its needs. Two stages may not share a name."""
+    ordered: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if ordered.get(stage.name, stage) is not stage:
+            raise ValueError(f"two different stages are named {stage.name!r}")
+        if stage.name not in ordered:
+            for need in stage.needs.values():
+                visit(need)
+            ordered[stage.name] = stage
+
+    for target in targets:
+        visit(target)
+    return list(ordered.values())
+
+
+def override(targets: Sequence[Stage], assignments: Sequence[str]) -> tuple[Stage, ...]:
+    """The same graph with `stage.path=value` applied to configs, and `stage.resources.path=value` to resources."""
+    from pipeline import config as configs
+
+    ordered = in_order(targets)
+    by_name = {stage.name: stage for stage in ordered}
+    wanted: dict[str, list[str]] = {}
+    for assignment in assignments:
+        name, dot, rest = assignment.partition(".")
+        if not dot or "=" not in rest:
+            raise configs.ConfigError(f"expected stage.path=value, got {assignment!r}")
+        if name not in by_name:
+            known = ", ".join(by_name)
+            hint = configs.meant(name, by_name)
+            raise configs.ConfigError(f"{assignment}: no stage {name!r} in this recipe; it has {known}{hint}")
+        wanted.setdefault(name, []).append(rest)
+    made: dict[str, Stage] = {}
+    for stage in ordered:
+        try:
+            made[stage.name] = _changed(stage, wanted.get(stage.name, []), made)
+        except configs.ConfigError as error:
+            raise configs.ConfigError(f"{stage.name}.{error}") from error
+    return tuple(made[target.name] for target in targets)
+
+
+def _changed(stage: Stage, assignments: list[str], made: Mapping[str, Stage]) -> Stage:
+    from pipeline import config as configs
+
+    mine = [a.removeprefix("resources.") for a in assignments if a.startswith("resources.")]
+    rest = [a for a in assignments if not a.startswith("resources.")]
+    return dataclasses.replace(
+        stage,
+        config=configs.override(stage.config, rest),
+        resources=configs.override(stage.resources, mine),
+        needs={name: made[need.name] for name, need in stage.needs.items()},
+    )
