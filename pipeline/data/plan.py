@@ -24,7 +24,7 @@ _MULTIPLY_2 = np.uint64(0x94D049BB133111EB)
 _SHARD_ORDER, _JITTER = 1, 2
 
 _JITTER_BITS = 20  # resolution of the jitter: window / 2**20
-MAX_WINDOW = 1 << 20  # so that key (42 bits) and place (22 bits) of a neighbourhood pack into 64 bits
+MAX_WINDOW = 1 << 19  # so that the key (42 bits) and the place (22 bits) in a neighbourhood pack into 64 bits
 _MAX_STRETCH = 1 << 14  # positions of one lane that are sorted together
 
 
@@ -83,6 +83,8 @@ class Plan:
             raise ValueError(f"global_batch: must be positive, got {self.global_batch}")
         if self.lanes < 1:
             raise ValueError(f"lanes: must be positive, got {self.lanes}")
+        if self.global_batch > self.lanes * MAX_WINDOW:
+            raise ValueError(f"lanes: {self.lanes} are too few for a global batch of {self.global_batch}")
         if not 0 <= self.window <= MAX_WINDOW:
             raise ValueError(f"window: must be from 0 to {MAX_WINDOW}, got {self.window}")
         if min(self.shard_sizes, default=1) < 1:
@@ -127,15 +129,16 @@ class Plan:
         )
 
     def describe(self) -> str:
-        """One line for the log: lanes, window, and on how many shards a batch really draws (three batches looked at)."""
+        """One line for the log: lanes, window, and on how many shards a batch really draws (by three batches)."""
         share_N = np.array(self.shard_sizes) / self.num_samples
         same = float(share_N @ share_N)  # how likely two independent draws come from one shard
         ideal = 1 / (same + (1 - same) / self.global_batch)
-        looked_at = sorted({0, self.steps_per_epoch // 2, self.steps_per_epoch - 1})
+        looked_at = {self.steps_per_epoch * quarter // 4 for quarter in (1, 2, 3)}
         effective = float(np.mean([_effective(self.slots(step).shard_S) for step in looked_at]))
         return (
             f"{self.num_samples} samples in {len(self.shard_sizes)} shards, {self.steps_per_epoch} steps of "
-            f"{self.global_batch} per epoch ({self.num_samples % self.global_batch} samples left out, others each epoch); "
+            f"{self.global_batch} per epoch (leaving out {self.num_samples % self.global_batch} samples, not the same "
+            f"each epoch); "
             f"{self.lanes} lanes, window {self.window}: a batch draws on {effective:.1f} effective shards, "
             f"{ideal:.1f} if every sample were drawn at random"
         )
