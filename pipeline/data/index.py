@@ -1,7 +1,8 @@
 """The sidecar of a tar shard: where each image lies, its label and a digest of its bytes. Knows no tar, no pixels.
 
-The file, little-endian: magic, version u32, samples u32, size of the tar u64; then four columns, one number per sample:
-offset of the image's bytes u64, their number u32, label i32, xxh3_64 of them u64; then xxh3_64 of all before it.
+The file, little-endian: magic, version u32, samples u32, size of the tar u64, xxh3_128 of the tar (16 bytes, big-endian
+as its hex digits); then four columns, one number per sample: offset of the image's bytes u64, their number u32, label
+i32, xxh3_64 of them u64; then xxh3_64 of all before it.
 
 Dimension key: S samples of the shard.
 """
@@ -20,7 +21,7 @@ SUFFIX = ".index"
 
 _MAGIC = b"TESSERA\x1a"
 _VERSION = 1
-_HEADER = struct.Struct("<8sIIQ")
+_HEADER = struct.Struct("<8sIIQ16s")
 _TRAILER = struct.Struct("<Q")
 _COLUMNS = (np.dtype("<u8"), np.dtype("<u4"), np.dtype("<i4"), np.dtype("<u8"))
 _ROW = sum(column.itemsize for column in _COLUMNS)
@@ -28,9 +29,13 @@ _ROW = sum(column.itemsize for column in _COLUMNS)
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """Sample i's image is bytes [offset_S[i], offset_S[i] + size_S[i]) of the tar, which has `tar_bytes` in all."""
+    """Sample i's image is bytes [offset_S[i], offset_S[i] + size_S[i]) of the tar.
+
+    The tar has `tar_bytes` in all and `tar_digest` (see `digest`); `digest_S` holds xxh3_64 of each image's bytes.
+    """
 
     tar_bytes: int
+    tar_digest: str
     offset_S: NDArray[np.uint64]
     size_S: NDArray[np.uint32]
     label_S: NDArray[np.int32]
@@ -48,7 +53,7 @@ def index_name(shard_name: str) -> str:
 
 def encode(index: Index) -> bytes:
     """The sidecar's bytes: the same for the same index, on every machine."""
-    body = _HEADER.pack(_MAGIC, _VERSION, index.num_samples, index.tar_bytes)
+    body = _HEADER.pack(_MAGIC, _VERSION, index.num_samples, index.tar_bytes, bytes.fromhex(index.tar_digest))
     columns = (index.offset_S, index.size_S, index.label_S, index.digest_S)
     body += b"".join(
         np.asarray(values).astype(dtype).tobytes() for values, dtype in zip(columns, _COLUMNS, strict=True)
@@ -61,7 +66,7 @@ def decode(data: bytes, *, uri: str) -> Index:
     remedy = "remove it and prepare the data set again"
     if len(data) < _HEADER.size + _TRAILER.size:
         raise ValueError(f"{uri}: {len(data)} bytes are too few for an index; {remedy}")
-    magic, version, num_samples, tar_bytes = _HEADER.unpack_from(data)
+    magic, version, num_samples, tar_bytes, tar_digest = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise ValueError(f"{uri}: is not an index of a shard (starts with {magic!r}); {remedy}")
     if version != _VERSION:
@@ -75,7 +80,7 @@ def decode(data: bytes, *, uri: str) -> Index:
         columns.append(np.frombuffer(data, dtype, num_samples, start))
         start += num_samples * dtype.itemsize
     offset_S, size_S, label_S, digest_S = columns
-    return Index(tar_bytes, offset_S, size_S, label_S, digest_S)
+    return Index(tar_bytes, tar_digest.hex(), offset_S, size_S, label_S, digest_S)
 
 
 def read_index(uri: str, shard: Shard) -> Index:
@@ -83,15 +88,12 @@ def read_index(uri: str, shard: Shard) -> Index:
     where = storage.join(uri, index_name(shard.name))
     data = storage.read(where)
     index = decode(data, uri=where)
-    if (index.tar_bytes, index.num_samples) != (shard.num_bytes, shard.num_samples):
+    found = index.num_samples, index.tar_bytes, index.tar_digest
+    if found != (shard.num_samples, shard.num_bytes, shard.digest) or digest(data) != shard.index_digest:
         raise ValueError(
-            f"{where}: is the index of another tar ({index.num_samples} samples in {index.tar_bytes} bytes; "
-            f"{shard.name} has {shard.num_samples} in {shard.num_bytes}); remove it and prepare the data set again"
-        )
-    if digest(data) != shard.index_digest:
-        raise ValueError(
-            f"{where}: is not the index the manifest names (digest {digest(data)}, not {shard.index_digest}); "
-            "remove it and prepare the data set again"
+            f"{where}: is not the index of the {shard.name} in the manifest: it is of a tar of {found[1]} bytes with "
+            f"{found[0]} samples, digest {found[2]} (the manifest says {shard.num_bytes}, {shard.num_samples}, "
+            f"{shard.digest}); remove it and prepare the data set again"
         )
     return index
 
