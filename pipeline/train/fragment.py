@@ -1,0 +1,95 @@
+"""ZeRO state as named fragments: (parameter, state, start, values). Knows DeepSpeed's attributes, not its checkpoints.
+
+DeepSpeed shards the fp32 masters and the optimizer state over the ranks, each stage in its own way. Here every rank names
+what it holds as one-dimensional pieces of the flattened parameter, which can be read back at another world size or stage.
+The attributes are those of DeepSpeed 0.19.8 and are private: `tests/train/test_engine.py` fails if an upgrade moves them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+MASTER = "master"  # the fp32 parameter itself; the other states are the optimizer's (exp_avg, ...)
+
+# Read(name, state, start, count) -> fp32 [count] from wherever the fragments were saved.
+Read = Callable[[str, str, int, int], torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fragment:
+    """`values` is one-dimensional fp32: elements [start, start + len) of the flattened parameter `name`."""
+
+    name: str
+    state: str
+    start: int
+    values: torch.Tensor
+
+
+def held(module: torch.nn.Module, optimizer: Any, *, stage: int, rank: int, states: tuple[str, ...]) -> Iterator[Fragment]:
+    """What this rank holds. Valid after at least one step, which is when the optimizer creates its state."""
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        for state in (MASTER, *states):
+            piece = _piece(parameter, optimizer, state, stage=stage, rank=rank)
+            if piece is not None:
+                yield Fragment(name, state, *piece)
+
+
+def _piece(parameter: Any, optimizer: Any, state: str, *, stage: int, rank: int) -> tuple[int, torch.Tensor] | None:
+    """(start, flat view) of what this rank holds of one state of one parameter; None for nothing."""
+    key = None if state == MASTER else state
+    if stage < 3:
+        mapping = parameter._hp_mapping
+        return mapping and (mapping.lp_fragment_address.start, mapping.get_hp_fragment(key))
+    size = parameter.ds_tensor.ds_numel
+    start, stop = rank * size, min((rank + 1) * size, parameter.ds_numel)
+    if stop <= start:
+        return None
+    return start, optimizer.get_local_fp32_param(parameter, key)[: stop - start]
+
+
+def restore(
+    module: torch.nn.Module, optimizer: Any, *, stage: int, rank: int, states: tuple[str, ...], step: int, read: Read
+) -> None:
+    """Fill masters, optimizer state and the working copies of the parameters from saved fragments."""
+    _create_states(optimizer, stage=stage, states=states, step=step)
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        for state in (MASTER, *states):
+            piece = _piece(parameter, optimizer, state, stage=stage, rank=rank)
+            if piece is not None:
+                start, values = piece
+                values.data.copy_(read(name, state, start, values.numel()))
+        _refresh(parameter, name, stage=stage, rank=rank, read=read)
+
+
+def _create_states(optimizer: Any, *, stage: int, states: tuple[str, ...], step: int) -> None:
+    """The optimizer makes its state at the first step only; make it now, as that step would."""
+    flats = optimizer.fp32_partitioned_groups_flat if stage == 3 else [
+        flat for group in optimizer.optimizer.param_groups for flat in group["params"]
+    ]
+    for flat in flats:
+        made: dict[str, Any] = {state: torch.zeros_like(flat) for state in states}
+        if "exp_avg" in states:
+            made["step"] = torch.tensor(float(step))
+        optimizer.optimizer.state[flat] = made
+    if stage < 3:
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _refresh(parameter: Any, name: str, *, stage: int, rank: int, read: Read) -> None:
+    """The copy the forward pass uses: whole in stages 1 and 2, this rank's shard in stage 3."""
+    if stage < 3:
+        parameter.data.copy_(read(name, MASTER, 0, parameter.numel()).view_as(parameter))
+        return
+    size = parameter.ds_tensor.ds_numel
+    start, stop = rank * size, min((rank + 1) * size, parameter.ds_numel)
+    if stop > start:
+        parameter.ds_tensor.data[: stop - start].copy_(read(name, MASTER, start, stop - start))
+    if parameter.data.numel() == parameter.ds_numel:  # small ones stay whole on every rank (persistence threshold)
+        parameter.data.copy_(read(name, MASTER, 0, parameter.ds_numel).view_as(parameter))

@@ -1,0 +1,66 @@
+"""What is optimised how: parameter groups and the optimizer. Knows no engine.
+
+Decay falls on weight matrices alone: biases, norms, the cls and mask tokens and position embeddings are left out, as
+in the reference code. The decay here is the number the papers quote, multiplied by the learning rate (decoupled).
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.train.schedule import Schedule
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """`lr` is the peak; `clip` bounds the global gradient norm (None: no clipping)."""
+
+    lr: float
+    name: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    momentum: float = 0.9
+    clip: float | None = 1.0
+    schedule: Schedule = Schedule()
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr: must be positive, got {self.lr}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay: must not be negative, got {self.weight_decay}")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip: must be positive, or null for none, got {self.clip}")
+        for name in ("beta1", "beta2", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 0 and below 1, got {getattr(self, name)}")
+
+
+STATES = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}  # per-parameter tensors of the optimizer
+
+
+def decays(name: str, ndim: int) -> bool:
+    """Whether weight decay falls on the parameter of this name."""
+    return ndim >= 2 and name.endswith(".weight")
+
+
+def groups(module: "torch.nn.Module", *, weight_decay: float) -> list[dict[str, Any]]:
+    """Two parameter groups, with and without decay; frozen parameters are left out. An empty group is dropped."""
+    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    with_decay = [p for name, p in trained if decays(name, p.ndim)]
+    without = [p for name, p in trained if not decays(name, p.ndim)]
+    made = [{"params": with_decay, "weight_decay": weight_decay}, {"params": without, "weight_decay": 0.0}]
+    return [group for group in made if group["params"]]
+
+
+def build(module: "torch.nn.Module", optim: Optim) -> "torch.optim.Optimizer":
+    """AdamW or SGD with momentum over `groups`; fused on a GPU, where that is one kernel a step."""
+    import torch
+
+    made = groups(module, weight_decay=optim.weight_decay)
+    if optim.name == "sgd":
+        return torch.optim.SGD(made, lr=optim.lr, momentum=optim.momentum)
+    fused = all(p.is_cuda for group in made for p in group["params"]) or None
+    return torch.optim.AdamW(made, lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=fused)
