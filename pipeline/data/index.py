@@ -98,6 +98,6 @@ def read_index(uri: str, shard: Shard) -> Index:
     return index
 
 
-def digest(data: bytes) -> str:
+def digest(data: bytes | memoryview) -> str:
     """xxh3_128 of a file's bytes, as 32 hex digits: what a Shard is checked by."""
     return xxhash.xxh3_128_hexdigest(data)
