@@ -98,6 +98,13 @@ class Progress:
         elif self._clock() - self._said >= self._every_s:
             self._say()
 
+    def restart(self, done: int) -> None:
+        """Go on from `done`, which may be less than what was shown: the rate is measured anew from here."""
+        self.done = self._first = done
+        self._started = self._said = self._clock()
+        if self._task is not None:
+            _bar.reset(self._task, completed=done)
+
     def _text(self) -> str:
         return " · ".join(f"{name.replace('_', ' ')} {value}" for name, value in self._figures.items())
 

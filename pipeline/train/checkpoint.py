@@ -58,7 +58,9 @@ def folder(uri: str, step: int) -> str:
     return storage.join(uri, f"step-{step:08d}")
 
 
-def write_rank(uri: str, *, step: int, rank: int, attempt: str, fragments: Iterable[Fragment]) -> tuple[File, list[Any]]:
+def write_rank(
+    uri: str, *, step: int, rank: int, attempt: str, fragments: Iterable[Fragment]
+) -> tuple[File, list[Any]]:
     """Write what one rank holds; returns what rank 0 needs for the manifest. `attempt` keeps two gangs apart."""
     held = list(fragments)
     data = safetensors.torch.save({_key(f): f.values.detach().float().cpu().contiguous() for f in held})

@@ -1,7 +1,8 @@
 """DeepSpeed behind four words: `step`, `train`, `fragments`, `restore`. The only room that imports deepspeed.
 
-ZeRO needs a process group; the gang made it. Nothing is compiled on a CPU: DeepSpeed's shared-memory collective, which it
-would build at first use (minutes, and a stale lock hangs every later run), is declared absent, and optimizers are torch's.
+ZeRO needs a process group; the gang made it. Nothing is compiled on a CPU: DeepSpeed's shared-memory collective, which
+it would build at first use (minutes, and a stale lock hangs every later run), is declared absent, and optimizers are
+torch's.
 """
 
 import logging
@@ -17,7 +18,7 @@ from pipeline.train.schedule import lr_at
 from pipeline.train.task import Batch, Task
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-import deepspeed  # noqa: E402
+import deepspeed
 
 Precision = Literal["fp32", "bf16"]
 
@@ -56,7 +57,7 @@ class Engine:
         )
 
     def train(self, batch: Batch) -> Mapping[str, Any]:
-        """One step on this rank's part of the global batch; returns loss and accuracy of the part, lr and gradient norm.
+        """One step on this rank's part of the global batch; returns its loss and accuracy, lr and gradient norm.
 
         Loss and accuracy stay on the device: reading them waits for the step.
         """
@@ -124,7 +125,7 @@ def _settings(
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulate,
         "gradient_clipping": optimization.clip or 0.0,
-        "bf16": {"enabled": precision == "bf16", "check_grad_overflow": False},
+        "bf16": {"enabled": precision == "bf16", "check_grad_overflow": True},
         "zero_optimization": {
             "stage": zero_stage,
             "overlap_comm": torch.cuda.is_available(),

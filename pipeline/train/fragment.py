@@ -1,8 +1,9 @@
 """ZeRO state as named fragments: (parameter, state, start, values). Knows DeepSpeed's attributes, not its checkpoints.
 
-DeepSpeed shards the fp32 masters and the optimizer state over the ranks, each stage in its own way. Here every rank names
-what it holds as one-dimensional pieces of the flattened parameter, which can be read back at another world size or stage.
-The attributes are those of DeepSpeed 0.19.8 and are private: `tests/train/test_engine.py` fails if an upgrade moves them.
+DeepSpeed shards the fp32 masters and the optimizer state over the ranks, each stage in its own way. Here every rank
+names what it holds as one-dimensional pieces of the flattened parameter, to be read back at another world size or
+stage. The attributes are those of DeepSpeed 0.19.8 and are private: `tests/train/test_engine.py` fails if an upgrade
+moves them.
 """
 
 import dataclasses
@@ -27,8 +28,12 @@ class Fragment:
     values: torch.Tensor
 
 
-def held(module: torch.nn.Module, optimizer: Any, *, stage: int, rank: int, states: tuple[str, ...]) -> Iterator[Fragment]:
+def held(
+    module: torch.nn.Module, optimizer: Any, *, stage: int, rank: int, states: tuple[str, ...]
+) -> Iterator[Fragment]:
     """What this rank holds. Valid after at least one step, which is when the optimizer creates its state."""
+    if stage < 3:
+        _link(optimizer)
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -69,17 +74,24 @@ def restore(
 
 def _create_states(optimizer: Any, *, stage: int, states: tuple[str, ...], step: int) -> None:
     """The optimizer makes its state at the first step only; make it now, as that step would."""
-    flats = optimizer.fp32_partitioned_groups_flat if stage == 3 else [
-        flat for group in optimizer.optimizer.param_groups for flat in group["params"]
-    ]
+    flats = (
+        optimizer.fp32_partitioned_groups_flat
+        if stage == 3
+        else [flat for group in optimizer.optimizer.param_groups for flat in group["params"]]
+    )
     for flat in flats:
         made: dict[str, Any] = {state: torch.zeros_like(flat) for state in states}
         if "exp_avg" in states:
             made["step"] = torch.tensor(float(step))
         optimizer.optimizer.state[flat] = made
     if stage < 3:
-        optimizer._hp_optimizer_states_linked = False
-        optimizer._lazy_init_hp_params_optimizer_state()
+        _link(optimizer)
+
+
+def _link(optimizer: Any) -> None:
+    """Tie the optimizer's state to the parameters. DeepSpeed does so once, before the second group has any state."""
+    optimizer._hp_optimizer_states_linked = False
+    optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _refresh(parameter: Any, name: str, *, stage: int, rank: int, read: Read) -> None:

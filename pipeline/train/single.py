@@ -14,7 +14,14 @@ class Single:
     """One optimizer step per `train(batch)`, in micro-batches of at most `micro_batch` images (0: all at once)."""
 
     def __init__(
-        self, task: Task, *, optimization: optim.Optim, steps: int, seed: int, device: torch.device, micro_batch: int = 0
+        self,
+        task: Task,
+        *,
+        optimization: optim.Optim,
+        steps: int,
+        seed: int,
+        device: torch.device,
+        micro_batch: int = 0,
     ) -> None:
         self.step = 0
         self.task = task.to(device)

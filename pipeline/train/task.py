@@ -8,6 +8,7 @@ import dataclasses
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from pipeline.data.feed import TensorBatch
 from pipeline.models.vit import ViT
 from pipeline.train.objective import Objective
 
@@ -28,6 +29,11 @@ class Batch:
     actions_BN: torch.Tensor | None = None
     sources_BN: torch.Tensor | None = None
     mixed_B: torch.Tensor | None = None
+
+    @staticmethod
+    def of(batch: TensorBatch) -> "Batch":
+        """What training needs of a batch of the feed."""
+        return Batch(batch.images_BCHW, batch.labels_B, batch.actions_BN, batch.sources_BN, batch.mixed_B)
 
     def part(self, start: int, stop: int) -> "Batch":
         """The images [start, stop)."""
@@ -71,7 +77,8 @@ class Task(torch.nn.Module):
 
     def _masked_patch(self, images_BCHW: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         actions_BN, sources_BN = batch.actions_BN, batch.sources_BN
-        assert actions_BN is not None and sources_BN is not None, "the view must corrupt patches for this objective"
+        assert actions_BN is not None, "the view must corrupt patches for this objective"
+        assert sources_BN is not None, "the view must corrupt patches for this objective"
         logits_BNP = self.model(images_BCHW, masks_BN=actions_BN, sources_BN=sources_BN, output="patch_logits").float()
         colours_BN = mean_colours(batch.images_BCHW, patch_px=self.model.config.patch_px)
         loss_BN = F.cross_entropy(logits_BNP.transpose(1, 2), colours_BN, reduction="none")

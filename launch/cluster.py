@@ -1,0 +1,244 @@
+"""Ray: tasks side by side, and gangs of trainers under Ray Train. The only room that imports ray.
+
+A gang's processes talk to the driver through a mailbox actor, so that the driver alone shows progress and tracks.
+Ray Train restarts a gang that lost a process; what the gang goes on from is its own affair (`train.checkpoint`).
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pipeline.log import Progress
+from pipeline.stage import Member, Resources
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.25
+QUIET = {  # of Ray's own processes; the first two also stop its usage report and its version chatter
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_AUTH_MODE": "token",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_enable_open_telemetry": "0",
+}
+
+
+class GangFailed(RuntimeError):
+    """A gang failed for good: its own error, or more lost processes than `max_restarts`."""
+
+
+@contextlib.contextmanager
+def connected(*, address: str | None, cpus: int | None = None) -> Iterator["RayCluster"]:
+    """A Ray cluster: the one at `address`, or a local one that ends with this process.
+
+    `cpus` is what a local cluster claims to have, where the stages want more processes than there are cores.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        ray.init(
+            num_cpus=max(cpus or 0, os.cpu_count() or 1),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    try:
+        yield RayCluster(Resources())
+    finally:
+        ray.shutdown()
+
+
+@dataclasses.dataclass(frozen=True)
+class RayCluster:
+    """`pipeline.stage.Cluster` on the connected Ray cluster, for one stage's resources."""
+
+    resources: Resources
+
+    def map(
+        self, function: Callable[[Any], Any], items: Sequence[Any], *, title: str, cpus: float = 1, gpus: float = 0
+    ) -> Iterator[tuple[int, Any]]:
+        """See `pipeline.stage.Cluster`. A task whose machine is lost is run again; one that raises is not."""
+        import ray
+
+        run = ray.remote(_task).options(
+            num_cpus=cpus, num_gpus=gpus, max_retries=self.resources.max_restarts, name=function.__name__
+        )
+        most = self.resources.workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1) / max(cpus, 0.1)))
+        running: dict[Any, int] = {}
+        waiting = iter(enumerate(items))
+        with Progress(len(items), title=title, unit="tasks") as progress:
+            try:
+                while True:
+                    for index, item in _take(waiting, most - len(running)):
+                        running[run.remote(function, item)] = index
+                    if not running:
+                        return
+                    (done, *_), _rest = ray.wait(list(running), num_returns=1)
+                    index = running.pop(done)
+                    result = _get(done)
+                    progress.advance()
+                    yield index, result
+            finally:
+                for reference in running:
+                    ray.cancel(reference, force=True)
+
+    def gang(
+        self, function: Callable[[Member, Any], Any], payload: Any, *, on_message: Callable[[Mapping[str, Any]], None]
+    ) -> Any:
+        """See `pipeline.stage.Cluster`. Raises GangFailed with the error of the first process that failed."""
+        import ray
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        resources = self.resources
+        mailbox = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=4).remote()
+        with tempfile.TemporaryDirectory(prefix="tessera-gang-") as scratch, _reading(mailbox, on_message):
+            trainer = TorchTrainer(
+                _member,
+                train_loop_config={"function": function, "payload": payload, "mailbox": mailbox},
+                torch_config=TorchConfig(timeout_s=1800),
+                scaling_config=ScalingConfig(
+                    num_workers=resources.workers or 1,
+                    use_gpu=resources.gpus_per_worker > 0,
+                    resources_per_worker=_wanted(resources),
+                ),
+                run_config=RunConfig(
+                    name=f"gang-{uuid.uuid4().hex[:12]}",
+                    storage_path=scratch,
+                    failure_config=FailureConfig(max_failures=resources.max_restarts),
+                    worker_runtime_env={"env_vars": _environment(resources)},
+                ),
+            )
+            try:
+                return trainer.fit().return_value
+            except Exception as error:  # the process border: Ray wraps whatever happened there
+                raise _explained(error) from error
+
+
+class Mailbox:
+    """The actor between a gang and its driver. Holds messages until they are taken."""
+
+    def __init__(self) -> None:
+        self._messages: list[Mapping[str, Any]] = []
+        self._lock = threading.Lock()
+
+    def put(self, message: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._messages.append(message)
+
+    def take(self) -> list[Mapping[str, Any]]:
+        with self._lock:
+            messages, self._messages = self._messages, []
+            return messages
+
+
+@dataclasses.dataclass(frozen=True)
+class GangMember:
+    """`pipeline.stage.Member` in a Ray Train worker."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    mailbox: Any
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        self.mailbox.put.remote(dict(message))
+
+
+def _member(config: Mapping[str, Any]) -> Any:
+    """What runs in every process of a gang."""
+    from ray import train
+
+    context = train.get_context()
+    member = GangMember(context.get_world_rank(), context.get_world_size(), context.get_local_rank(), config["mailbox"])
+    return config["function"](member, config["payload"])
+
+
+def _task(function: Callable[[Any], Any], item: Any) -> Any:
+    return function(item)
+
+
+def _take(items: Iterator[Any], most: int) -> Iterator[Any]:
+    for _ in range(most):
+        try:
+            yield next(items)
+        except StopIteration:
+            return
+
+
+def _get(reference: Any) -> Any:
+    """The result of a task; its own exception where it raised one, not Ray's wrapping of it."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, Exception):
+            raise cause from error
+        raise
+
+
+def _wanted(resources: Resources) -> dict[str, float]:
+    wanted = {"CPU": resources.cpus_per_worker}
+    return wanted | {"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else wanted
+
+
+def _environment(resources: Resources) -> dict[str, str]:
+    """Of a trainer's process. One math thread per claimed core; without GPUs nothing of CUDA is looked for."""
+    threads = str(max(1, int(resources.cpus_per_worker)))
+    env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    return env if resources.gpus_per_worker else env | {"DS_ACCELERATOR": "cpu"}
+
+
+def _explained(error: Exception) -> Exception:
+    """The first worker's own error, if it is a user's mistake; else GangFailed naming it."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for rank, failure in sorted(failures.items()):
+        cause = getattr(failure, "cause", failure)
+        if isinstance(cause, ValueError | OSError):
+            return cause
+        return GangFailed(f"worker {rank} failed: {cause}")
+    return GangFailed(str(error))
+
+
+@contextlib.contextmanager
+def _reading(mailbox: Any, on_message: Callable[[Mapping[str, Any]], None]) -> Iterator[None]:
+    """Hands messages to `on_message` from a thread, in order; the last ones before returning."""
+    import ray
+
+    ended = threading.Event()
+
+    def drain() -> None:
+        for message in ray.get(mailbox.take.remote()):
+            on_message(message)
+
+    def poll() -> None:
+        while not ended.wait(POLL_S):
+            try:
+                drain()
+            except ray.exceptions.RayError as error:
+                log.warning("lost the gang's messages: %s", error)
+                return
+
+    thread = threading.Thread(target=poll, name="gang-messages", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with contextlib.suppress(ray.exceptions.RayError):
+            drain()
+        ray.kill(mailbox)

@@ -1,0 +1,262 @@
+"""Stage: train a ViT from scratch on prepared shards, on a gang of workers, and publish its weights.
+
+<out>/checkpoints/step-...   what a killed run goes on from (train.checkpoint)
+<out>/history.json           loss and rates over the steps
+<out>/weights.safetensors    the result
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline import storage
+from pipeline.config import encode, execution, fingerprint
+from pipeline.data.view import TrainView
+from pipeline.models import flops
+from pipeline.models.variant import ViTConfig
+from pipeline.stage import Artifact, Cluster, Member, Track
+from pipeline.train.driver import Driver
+from pipeline.train.objective import Objective
+from pipeline.train.optim import Optim
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.data.reader import Reader
+    from pipeline.train.engine import Engine
+    from pipeline.train.loop import Tick
+
+log = logging.getLogger(__name__)
+
+NUM_COLOURS = 512  # targets of masked patch prediction: three bits a channel
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """One pre-training run. `global_batch` images a step, whatever the number of workers.
+
+    lanes, window: how far the order of the data is mixed (pipeline/data/plan.py).
+    micro_batch: images a worker computes at once; 0 for its whole part. max_corrupt: distinct bad samples a worker
+    may replace before the run stops.
+    """
+
+    model: ViTConfig
+    view: TrainView
+    optim: Optim
+    steps: int
+    global_batch: int
+    objective: Objective = Objective()
+    precision: Literal["fp32", "bf16"] = "bf16"
+    split: str = "train"
+    seed: int = 0
+    lanes: int = 64
+    window: int = 4096
+    zero_stage: Literal[1, 2, 3] = execution(1)
+    micro_batch: int = execution(0)
+    checkpoint_every: int = execution(1000)
+    keep_checkpoints: int = execution(2)
+    log_every: int = execution(20)
+    decode_threads: int = execution(2)
+    max_corrupt: int = execution(0)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "global_batch", "lanes", "checkpoint_every", "keep_checkpoints", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.view.image_px != self.model.image_px:
+            raise ValueError(f"view.image_px: {self.view.image_px}, but the model takes {self.model.image_px}")
+        if self.objective.kind == "masked_patch":
+            self._check_masked_patch()
+        elif self.model.num_classes < 1:
+            raise ValueError(f"model.num_classes: {self.objective.kind} needs classes, got {self.model.num_classes}")
+        if self.objective.mixup and self.global_batch % 2:
+            raise ValueError(f"global_batch: mixup mixes pairs, so it must be even, got {self.global_batch}")
+
+    def _check_masked_patch(self) -> None:
+        model = self.model
+        if not model.mask_token or model.patch_outputs != NUM_COLOURS or model.num_classes:
+            raise ValueError(
+                f"model: masked_patch needs mask_token=true, patch_outputs={NUM_COLOURS} and num_classes=0, "
+                f"got {model.mask_token}, {model.patch_outputs} and {model.num_classes}"
+            )
+        if self.view.mask_patch_px != model.patch_px:
+            raise ValueError(f"view.mask_patch_px: must be the model's {model.patch_px}, got {self.view.mask_patch_px}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What every worker of the gang is told."""
+
+    config: Pretrain
+    shards: str
+    out: str
+    identity: str
+
+    @property
+    def checkpoints(self) -> str:
+        return storage.join(self.out, "checkpoints")
+
+    @property
+    def weights(self) -> str:
+        return storage.join(self.out, "weights.safetensors")
+
+
+def pretrain(config: Pretrain, *, out: str, cluster: Cluster, track: Track, shards: Artifact) -> Mapping[str, Any]:
+    """Train for `config.steps` steps, going on from the newest whole checkpoint under `out` if there is one."""
+    from pipeline.data.dataset import read_manifest
+
+    manifest = read_manifest(shards.uri)
+    classes = config.model.num_classes
+    if classes and classes != len(manifest.classes):
+        raise ValueError(f"model.num_classes: {classes}, but {manifest.name} has {len(manifest.classes)} classes")
+    num_samples = manifest.num_samples(config.split)
+    images = config.steps * config.global_batch
+    parameters = flops.num_parameters(config.model)
+    track.params(encode(config))
+    track.dataset(name=manifest.name, digest=manifest.digest, source=shards.uri, context="pretrain")
+    log.info(
+        "pretrain: %.2f M parameters, %d steps of %d images (%.1f epochs of %d), %.3g exaFLOPs",
+        parameters / 1e6,
+        config.steps,
+        config.global_batch,
+        images / num_samples,
+        num_samples,
+        images * flops.train_flops(config.model) / 1e18,
+    )
+    job = Job(config, shards.uri, out, fingerprint([encode(config, identity=True), manifest.digest]))
+    with Driver(out=out, steps=config.steps, title="pretrain", track=track) as driver:
+        result = cluster.gang(train_member, job, on_message=driver.hear)
+    return {
+        **result,
+        "weights": job.weights,
+        "steps": config.steps,
+        "images": images,
+        "parameters": parameters,
+        "train_flops": images * flops.train_flops(config.model),
+        "dataset": manifest.name,
+        "quarantined": driver.quarantined,
+        "model": encode(config.model),
+        **driver.summary(),
+    }
+
+
+def train_member(member: Member, job: Job) -> Mapping[str, Any]:
+    """What every process of the gang does; returns where the last checkpoint is and the digest of the weights."""
+    import torch
+    import torch.distributed
+
+    from pipeline.data.feed import Feed
+    from pipeline.train import checkpoint
+    from pipeline.train.loop import Hook, train
+    from pipeline.train.measure import Meter
+    from pipeline.train.saver import Saver
+    from pipeline.train.task import Batch
+
+    config = job.config
+    device = torch.device("cuda", member.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    engine = _engine(config, member, device)
+    saver = Saver(
+        job.checkpoints,
+        identity=job.identity,
+        keep=config.keep_checkpoints,
+        zero_stage=config.zero_stage,
+        member=member,
+        engine=engine,
+    )
+    start = saver.resume()
+    with _reader(job, member) as reader, Feed(reader.batches(start), device=str(device)) as feed:
+        if member.rank == 0:
+            line = f"{member.world_size} workers on {device.type}, ZeRO-{config.zero_stage}, {config.precision}"
+            member.send({"kind": "begun", "step": start, "line": line})
+        meter = Meter(global_batch=config.global_batch, flops_per_image=flops.train_flops(config.model))
+        hooks = (
+            Hook(1, meter.observe),
+            Hook(config.log_every, lambda tick: _report(member, meter.report(tick), tick)),
+            Hook(config.log_every, _Quarantine(member, reader).report),
+            Hook(config.checkpoint_every, saver.save),
+        )
+        train(engine, map(Batch.of, feed), steps=config.steps, hooks=hooks)
+    digest = saver.export(job.weights, model=config.model) if member.rank == 0 else ""
+    torch.distributed.barrier()
+    return {"digest": digest, "checkpoint": checkpoint.folder(job.checkpoints, engine.step)}
+
+
+def _engine(config: Pretrain, member: Member, device: "torch.device") -> "Engine":
+    """The same weights on every rank; ValueError where the batch cannot be divided among the workers."""
+    import torch
+
+    from pipeline.models.vit import ViT
+    from pipeline.train.engine import Engine
+    from pipeline.train.task import Task
+
+    part, rest = divmod(config.global_batch, member.world_size)
+    micro_batch = config.micro_batch or part
+    if rest or part % micro_batch:
+        raise ValueError(
+            f"global_batch: {config.global_batch} cannot be divided among {member.world_size} workers in micro-batches "
+            f"of {micro_batch}; a multiple of {member.world_size * micro_batch} would be right"
+        )
+    if config.objective.mixup and micro_batch % 2:
+        raise ValueError(f"micro_batch: mixup mixes pairs, so a worker's must be even, got {micro_batch}")
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    model = ViT(config.model, generator=torch.Generator().manual_seed(config.seed))
+    return Engine(
+        Task(model, config.objective),
+        optimization=config.optim,
+        steps=config.steps,
+        seed=config.seed,
+        micro_batch=micro_batch,
+        accumulate=part // micro_batch,
+        zero_stage=config.zero_stage,
+        precision=config.precision,
+        device=device,
+    )
+
+
+def _reader(job: Job, member: Member) -> "Reader":
+    """This rank's part of every global batch."""
+    from pipeline.data.dataset import read_manifest
+    from pipeline.data.plan import Plan
+    from pipeline.data.reader import Reader
+
+    config = job.config
+    part = config.global_batch // member.world_size
+    plan = Plan(
+        shard_sizes=read_manifest(job.shards).shard_sizes(config.split),
+        global_batch=config.global_batch,
+        seed=config.seed,
+        lanes=config.lanes,
+        window=config.window,
+    )
+    return Reader(
+        job.shards,
+        split=config.split,
+        plan=plan,
+        view=config.view,
+        seed=config.seed,
+        slots=(member.rank * part, (member.rank + 1) * part),
+        threads=config.decode_threads,
+        max_corrupt=config.max_corrupt,
+        mixup=config.objective.mixup,
+    )
+
+
+def _report(member: Member, figures: Mapping[str, float], tick: "Tick") -> None:
+    if member.rank == 0:
+        member.send({"kind": "step", "step": tick.step, "figures": figures})
+
+
+class _Quarantine:
+    """Tells the driver, once each, of the samples this rank had to replace."""
+
+    def __init__(self, member: Member, reader: "Reader") -> None:
+        self._member, self._reader, self._told = member, reader, 0
+
+    def report(self, tick: "Tick") -> None:
+        bad = self._reader.quarantined
+        if len(bad) > self._told:
+            self._told = len(bad)
+            for sample in bad:
+                self._member.send({"kind": "quarantine", "step": tick.step, **sample._asdict()})
