@@ -1,0 +1,109 @@
+"""How much a ViT is, before it is built: parameters, multiply-adds and memory in closed form. Standard library only.
+
+Throughput in FLOP/s (MFU) divides by `train_flops`, so what counts there is part of the definition: every matrix
+product of the forward pass, forward once and backward twice, no recomputation, no element-wise work.
+"""
+
+from typing import Literal
+
+from pipeline.models.variant import ViTConfig
+
+Precision = Literal["bf16", "fp32"]
+
+_ELEMENT_BYTES: dict[Precision, int] = {"bf16": 2, "fp32": 4}
+
+
+def num_parameters(config: ViTConfig) -> int:
+    """The number of trainable numbers, exactly: ViT-H/14 with a class token and 1000 classes has 632,045,800."""
+    width = config.width
+    total = config.channels * config.patch_px**2 * width + width  # patch embedding
+    total += config.num_tokens * width * (config.position == "learned")
+    total += width * ((config.pool == "cls") + config.mask_token)
+    total += config.depth * _block_parameters(config)
+    total += 2 * width  # the last norm
+    if config.pool == "map":
+        total += width + _block_parameters(config) - 2 * width  # a query, and a block with one norm instead of two
+    total += (width * width + width) * config.pre_logits
+    return total + (width + 1) * (config.num_classes + config.patch_outputs)
+
+
+def _block_parameters(config: ViTConfig) -> int:
+    width, mlp_dim = config.width, config.mlp_dim
+    attention = 4 * (width * width + width)
+    mlp = 2 * width * mlp_dim + mlp_dim + width
+    return attention + mlp + 4 * width
+
+
+def forward_macs(config: ViTConfig) -> int:
+    """Multiply-adds of the matrix products for one image of `image_px`; a FLOP count is twice as much.
+
+    Both heads count where the config has them. Other sizes: `dataclasses.replace(config, image_px=...)`.
+    """
+    width, tokens, patches = config.width, config.num_tokens, config.num_patches
+    total = patches * config.channels * config.patch_px**2 * width
+    linear = 4 * width * width + 2 * width * config.mlp_dim
+    total += config.depth * tokens * (linear + 2 * tokens * width)
+    if config.pool == "map":
+        # The query, its output and the MLP are one token; keys and values are all of them.
+        total += linear + 2 * (tokens - 1) * width * width + 2 * tokens * width
+    total += width * width * config.pre_logits
+    return total + width * (config.num_classes + patches * config.patch_outputs)
+
+
+def train_flops(config: ViTConfig) -> int:
+    """FLOPs of one training step per image: 6 x multiply-adds, the convention of the paper's own exaFLOPs column.
+
+    (2 FLOPs per multiply-add, and a backward pass of twice the forward pass, for the weights and for the inputs.)
+    """
+    return 6 * forward_macs(config)
+
+
+def activation_bytes(config: ViTConfig, *, precision: Precision = "bf16", recompute: bool = False) -> int:
+    """About what one image holds between forward and backward pass: an estimate for choosing the micro-batch.
+
+    Counts the tensors that the backward pass needs, with an attention that never stores its matrix. With `recompute`
+    (every block a checkpoint) only the input of each block stays, and one block at a time has all of its own.
+    Not counted: weights, gradients, the allocator's fragmentation and the kernels' workspaces.
+    """
+    element, width, tokens = _ELEMENT_BYTES[precision], config.width, config.num_tokens
+    block = _block_activation_bytes(config, element=element)
+    inputs = element * tokens * width
+    blocks = config.depth * inputs + block if recompute else config.depth * block
+    patches = element * config.num_patches * config.channels * config.patch_px**2
+    masks = tokens * width if config.dropout else 0  # after adding positions
+    return patches + masks + blocks + inputs  # the last norm has an input too
+
+
+def _block_activation_bytes(config: ViTConfig, *, element: int) -> int:
+    """Bytes of one block and one image.
+
+    Per token, with D the width and M the MLP's: the inputs of two norms, of qkv, proj and fc1 are 5D, q, k and v
+    another 3D, the inputs of GELU and of fc2 2M: 32 bytes x tokens x width for M = 4D in 16 bit. Dropout adds masks of
+    one byte: 2D, and M for the one after GELU. The often quoted 34 (Korthikanti et al., arXiv 2205.05198, less the
+    attention matrix) is 32 with the first two masks only; with all three it is 38.
+    Statistics in float32: mean and deviation of two norms, and one log-sum-exp per head.
+    """
+    width, mlp_dim = config.width, config.mlp_dim
+    per_token = element * (8 * width + 2 * mlp_dim) + 4 * (2 * 2 + config.heads)
+    if config.dropout:
+        per_token += 2 * width + mlp_dim
+    return config.num_tokens * per_token
+
+
+def model_state_bytes(config: ViTConfig, *, zero_stage: int, gpus: int, precision: Precision = "bf16") -> int:
+    """Weights, gradients and Adam's state on one of `gpus` GPUs under ZeRO (Rajbhandari et al., arXiv 1910.02054).
+
+    bf16: 2 bytes of weight, 2 of gradient and 12 of float32 weight and two moments per parameter; fp32: 4, 4 and 8.
+    Stage 1 divides the optimiser's part among the GPUs, stage 2 the gradients too, stage 3 everything. Rounded up.
+    Raises ValueError for a stage that does not exist.
+    """
+    if zero_stage not in (0, 1, 2, 3):
+        raise ValueError(f"zero_stage: must be 0, 1, 2 or 3, got {zero_stage}")
+    if gpus < 1:
+        raise ValueError(f"gpus: must be at least 1, got {gpus}")
+    weight, gradient, optimiser = (2, 2, 12) if precision == "bf16" else (4, 4, 8)
+    parts = ((weight, zero_stage >= 3), (gradient, zero_stage >= 2), (optimiser, zero_stage >= 1))
+    whole = sum(size for size, is_divided in parts if not is_divided)
+    divided = sum(size for size, is_divided in parts if is_divided)
+    count = num_parameters(config)
+    return whole * count + -(-divided * count // gpus)
