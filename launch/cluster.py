@@ -180,10 +180,11 @@ def _take(items: Iterator[Any], most: int) -> Iterator[Any]:
 def _get(reference: Any) -> Any:
     """The result of a task; its own exception where it raised one, not Ray's wrapping of it."""
     import ray
+    from ray.exceptions import RayTaskError
 
     try:
         return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         cause = error.cause
         if isinstance(cause, Exception):
             raise cause from error
@@ -217,6 +218,7 @@ def _explained(error: Exception) -> Exception:
 def _reading(mailbox: Any, on_message: Callable[[Mapping[str, Any]], None]) -> Iterator[None]:
     """Hands messages to `on_message` from a thread, in order; the last ones before returning."""
     import ray
+    from ray.exceptions import RayError
 
     ended = threading.Event()
 
@@ -228,7 +230,7 @@ def _reading(mailbox: Any, on_message: Callable[[Mapping[str, Any]], None]) -> I
         while not ended.wait(POLL_S):
             try:
                 drain()
-            except ray.exceptions.RayError as error:
+            except RayError as error:
                 log.warning("lost the gang's messages: %s", error)
                 return
 
@@ -239,6 +241,6 @@ def _reading(mailbox: Any, on_message: Callable[[Mapping[str, Any]], None]) -> I
     finally:
         ended.set()
         thread.join()
-        with contextlib.suppress(ray.exceptions.RayError):
+        with contextlib.suppress(RayError):
             drain()
         ray.kill(mailbox)

@@ -73,6 +73,8 @@ def decode(annotation: Any, data: Any, path: str = "") -> Any:
         item = [args[0]] * len(data) if args[-1] is Ellipsis else args
         return tuple(decode(a, v, f"{path}[{i}]") for i, (a, v) in enumerate(zip(item, data, strict=True)))
     if origin is dict:
+        if not isinstance(data, dict):
+            raise ConfigError(f"{at}: expected names with values, got {data!r}")
         return {key: decode(args[1], value, _join(path, key)) for key, value in data.items()}
     if dataclasses.is_dataclass(annotation):
         return _decode_dataclass(annotation, data, path)
@@ -92,9 +94,8 @@ def _decode_union(args: tuple[Any, ...], data: Any, path: str) -> Any:
     if len(inner) == 1:
         return decode(inner[0], data, path)
     names = {getattr(a, "__name__", str(a)): a for a in inner}
-    kind = data.get(KIND) if isinstance(data, dict) else None
-    if kind in names:
-        return decode(names[kind], {k: v for k, v in data.items() if k != KIND}, path)
+    if isinstance(data, dict) and data.get(KIND) in names:
+        return decode(names[data[KIND]], {k: v for k, v in data.items() if k != KIND}, path)
     plain = [a for a in inner if type(data) is a]
     if plain:
         return decode(plain[0], data, path)
@@ -140,7 +141,7 @@ def replace_at(config: Any, names: list[str], value: Any, path: str) -> Any:
         raise ConfigError(_no_field(path, name, type(config).__name__, hints))
     new = replace_at(getattr(config, name), rest, value, path) if rest else decode(hints[name], value, path)
     try:
-        return dataclasses.replace(config, **{name: new})
+        return dataclasses.replace(typing.cast(Any, config), **{name: new})
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise

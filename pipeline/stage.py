@@ -45,9 +45,12 @@ class Artifact:
 class Member(Protocol):
     """One process of a gang, seen from inside. `torch.distributed` is initialised when the function is called."""
 
-    rank: int
-    world_size: int
-    local_rank: int
+    @property
+    def rank(self) -> int: ...
+    @property
+    def world_size(self) -> int: ...
+    @property
+    def local_rank(self) -> int: ...
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Hand a message to the driver's `on_message`; never blocks and never fails the step."""
@@ -57,7 +60,8 @@ class Member(Protocol):
 class Cluster(Protocol):
     """What a stage needs of the machines. Stage functions run in the driver; heavy work goes through here."""
 
-    resources: Resources
+    @property
+    def resources(self) -> Resources: ...
 
     def map(
         self, function: Callable[[Any], Any], items: Sequence[Any], *, title: str, cpus: float = 1, gpus: float = 0

@@ -259,4 +259,4 @@ class _Quarantine:
         if len(bad) > self._told:
             self._told = len(bad)
             for sample in bad:
-                self._member.send({"kind": "quarantine", "step": tick.step, **sample._asdict()})
+                self._member.send({"kind": "quarantine", "step": tick.step, **dataclasses.asdict(sample)})

@@ -50,6 +50,8 @@ class Engine:
         self.shapes = {name: tuple(p.shape) for name, p in task.named_parameters()}
         _settle_deepspeed()
         task.to(device)
+        self._engine: Any
+        self._optimizer: Any
         self._engine, self._optimizer, *_ = deepspeed.initialize(
             model=task,
             optimizer=optim.build(task, optimization),  # pyright: ignore[reportArgumentType]

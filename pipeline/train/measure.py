@@ -1,4 +1,4 @@
-"""What a run is doing, in numbers: loss, images a second, waiting for data, model FLOPs utilisation. Owns the device sync.
+"""What a run is doing, in numbers: loss, images a second, data wait, model FLOPs utilisation. Owns the device sync.
 
 Between two reports nothing is read from the device, so measuring does not hold up the step.
 """

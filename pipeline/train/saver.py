@@ -6,7 +6,7 @@ The ranks agree through torch.distributed; rank 0 alone looks at storage for wha
 import logging
 import secrets
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed

@@ -4,6 +4,7 @@ Dimension key: B images, C channels, H and W pixels, N patches, K classes, P col
 """
 
 import dataclasses
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -37,8 +38,9 @@ class Batch:
 
     def part(self, start: int, stop: int) -> "Batch":
         """The images [start, stop)."""
-        parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Batch(**{name: value if value is None else value[start:stop] for name, value in parts.items()})
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        parts = {name: value if value is None else value[start:stop] for name, value in parts.items()}
+        return Batch(**parts)
 
 
 def normalised(images_BCHW: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:

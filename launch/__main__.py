@@ -1,0 +1,220 @@
+"""The command line: `tessera run | status | results | doctor`. Data goes to stdout, everything else to stderr.
+
+Exit codes: 0 done, 1 a run failed, 2 usage or configuration, 3 not found, 4 storage or another precondition,
+130 interrupted, 143 terminated.
+"""
+
+import logging
+import signal
+import sys
+from enum import StrEnum
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="Pre-train Vision Transformers at scale and find out what they transfer to.",
+)
+log = logging.getLogger("tessera")
+
+FAILED, USAGE, NOT_FOUND, PRECONDITION = 1, 2, 3, 4
+
+
+class Output(StrEnum):
+    """How a read command prints."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    md = "md"
+
+
+class PlanOutput(StrEnum):
+    """How a plan or a status is printed."""
+
+    table = "table"
+    json = "json"
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    text = "text"
+    json = "json"
+
+
+Root = Annotated[str | None, typer.Option("--root", help="Folder or s3://bucket/prefix. Default: runs/<recipe>.")]
+Tracking = Annotated[
+    str | None,
+    typer.Option("--tracking", help="MLflow URI. Default: $MLFLOW_TRACKING_URI, else runs/mlflow.db (SQLite)."),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show debug lines, and tracebacks of errors.")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe in configs/, such as quickstart, or a .py file.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="STAGE.PATH=VALUE", help="Change a value; repeatable.")
+    ] = None,
+    root: Root = None,
+    rebuild: Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Compute this stage anew.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")] = False,
+    output: Annotated[PlanOutput, typer.Option(help="How --dry-run prints.")] = PlanOutput.table,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster. Default: a local one.", envvar="RAY_ADDRESS")
+    ] = None,
+    tracking: Tracking = None,
+    log_format: Annotated[LogFormat, typer.Option(help="How log lines look.")] = LogFormat.text,
+    debug: Debug = False,
+) -> None:
+    """Make what a recipe asks for and is not there yet. The same command goes on where a killed run stopped."""
+    with _errors(debug=debug, log_format=log_format):
+        from launch import run as running
+        from launch.recipe import load
+
+        chosen = load(recipe, assignments=settings or [])
+        where = running.Where(
+            root or running.default_root(chosen.name), tracking or running.default_tracking(), address
+        )
+        if dry_run:
+            from launch import plan
+            from pipeline import runner
+
+            steps = runner.plan(chosen.stages, root=where.root, rebuild=rebuild or [])
+            typer.echo(plan.render(steps, output=output.value))
+            return
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        done = running.execute(chosen, where, rebuild=rebuild or [])
+        from launch.ending import ending
+
+        ending(chosen, where, done)
+
+
+@app.command()
+def status(
+    recipe: Annotated[str, typer.Argument(help="Its default root is looked at.")] = "quickstart",
+    root: Root = None,
+    output: Annotated[PlanOutput, typer.Option()] = PlanOutput.table,
+    debug: Debug = False,
+) -> None:
+    """What is under a root: stages done and begun, and the figures they ended with."""
+    with _errors(debug=debug):
+        from launch import status as reading
+        from launch.run import default_root
+
+        typer.echo(reading.render(reading.lines(root or default_root(recipe)), output.value))
+
+
+@app.command()
+def results(
+    recipe: Annotated[str | None, typer.Argument(help="Only results of this recipe.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only results on this data set.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Such as fewshot-5shot, knn-20, linear.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="URI, or the beginning of a digest.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Older results of the same thing too.")] = False,
+    output: Annotated[Output, typer.Option()] = Output.table,
+    tracking: Tracking = None,
+    debug: Debug = False,
+) -> None:
+    """Transfer results out of MLflow: checkpoint, task, protocol, metric, mean, std, seeds, init."""
+    with _errors(debug=debug):
+        from launch import query
+        from launch.run import default_tracking
+
+        rows = query.results(
+            tracking or default_tracking(),
+            recipe=recipe,
+            task=task,
+            protocol=protocol,
+            checkpoint=checkpoint,
+            every=every,
+        )
+        typer.echo(query.render(rows, output.value), nl=False)
+        if not rows:
+            log.warning("no results match")
+            raise typer.Exit(NOT_FOUND)
+
+
+@app.command()
+def doctor(root: Root = None, tracking: Tracking = None, debug: Debug = False) -> None:
+    """Look for what would keep a run from working on this machine, and say what to do about it."""
+    with _errors(debug=debug):
+        from launch import doctor as checks
+        from launch.run import default_tracking
+
+        found = list(checks.findings(root=root or "runs", tracking=tracking or default_tracking()))
+        typer.echo(checks.render(found))
+        if any(finding.state == "fail" for finding in found):
+            raise typer.Exit(PRECONDITION)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print versions and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        names = ("tessera", "torch", "ray", "deepspeed", "mlflow", "webdataset", "boto3")
+        typer.echo("\n".join(f"{name} {installed(name)}" for name in names))
+        raise typer.Exit
+
+
+class _errors:  # noqa: N801  a `with` that reads like a phrase
+    """The process border: what a user can mend becomes one message and an exit code; the rest keeps its traceback."""
+
+    def __init__(self, *, debug: bool, log_format: LogFormat = LogFormat.text) -> None:
+        from pipeline import log as lines
+
+        self._debug = debug
+        lines.setup(level=logging.DEBUG if debug else logging.INFO, style=log_format.value)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, typer.Exit | SystemExit):
+            return
+        if isinstance(error, KeyboardInterrupt):
+            log.error("interrupted; the same command goes on from here")
+            sys.exit(130)
+        code = _code_of(error)
+        if code is None:
+            return  # a bug of ours: Python's traceback is the message, and its exit code is 1
+        _fail(error, code, debug=self._debug)
+
+
+def _code_of(error: BaseException) -> int | None:
+    from launch.recipe import NoRecipe
+    from launch.run import Busy
+    from launch.status import NothingThere
+    from pipeline.record import Drifted
+    from pipeline.storage import StorageError
+
+    if isinstance(error, NoRecipe | NothingThere):
+        return NOT_FOUND
+    if isinstance(error, StorageError | Busy | PermissionError | ConnectionError):
+        return PRECONDITION
+    if isinstance(error, ValueError | Drifted):
+        return USAGE
+    if type(error).__name__ == "GangFailed":  # launch.cluster would load Ray
+        return FAILED
+    return None
+
+
+def _fail(error: BaseException, code: int, *, debug: bool) -> NoReturn:
+    log.error("%s", error, exc_info=error if debug else None)
+    sys.exit(code)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""From the name of a recipe to its stages: `quickstart`, `configs/quickstart.py` or a file of the user's own."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import configs
+from pipeline.config import ConfigError, meant
+from pipeline.stage import Stage, override
+
+
+class NoRecipe(LookupError):
+    """There is no recipe of that name."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`name` is what runs, roots and MLflow experiments are called after; `stages` are the targets."""
+
+    name: str
+    stages: tuple[Stage, ...]
+
+
+def names() -> list[str]:
+    """The recipes that come with the project."""
+    folder = Path(configs.__file__).parent
+    files = [path for path in folder.glob("*.py") if path.stem != "__init__"]
+    return sorted(path.stem for path in files if "def stages(" in path.read_text(encoding="utf-8"))
+
+
+def load(name: str, *, assignments: Sequence[str] = ()) -> Recipe:
+    """The recipe `name` with `--set` assignments applied. NoRecipe or ConfigError say what would be right."""
+    path = Path(name)
+    if path.suffix == ".py" and path.resolve().parent == Path(configs.__file__).parent:
+        name, path = path.stem, Path(path.stem)
+    if path.suffix == ".py":
+        module = _from_file(path)
+    elif name in names():
+        module = importlib.import_module(f"configs.{name}")
+    else:
+        known = names()
+        raise NoRecipe(f"{name}: no such recipe; there are {', '.join(known)}{meant(name, known)}, or name a .py file")
+    if not callable(getattr(module, "stages", None)):
+        raise ConfigError(f"{name}: a recipe defines stages(), which returns its target stages")
+    return Recipe(path.stem if path.suffix else name, override(tuple(module.stages()), assignments))
+
+
+def _from_file(path: Path) -> object:
+    if not path.is_file():
+        raise NoRecipe(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    assert spec is not None, "a .py file has a loader"
+    assert spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look classes up by their module's name
+    spec.loader.exec_module(module)
+    return module
