@@ -29,7 +29,8 @@ _MAX_NORM = 0.99 / (1 + _STRETCH)  # so that the maps of every instance still co
 _MIN_FILL, _MAX_FILL = 0.2, 0.7  # share of the pixels a class must touch, counted on a raster of its own
 _RASTER_PX = 32
 _CANDIDATES, _ROUNDS = 16, 256  # systems that are tried for a class: so many at once, so often
-_WALKERS, _BURN_IN = 64, 8
+_POINTS_PER_PIXEL = 4
+_STEPS, _BURN_IN = 64, 8  # what a walker draws, after what it does not draw
 _BRIGHT = 24  # points on a pixel from which on it has the full colour of the ink
 _CHUNK_POINTS = 1 << 18  # images are rendered together up to this many points
 _CLASS, _INSTANCE = 1, 2  # one word per purpose, so that no two draws share a stream
@@ -78,7 +79,7 @@ class Rendering:
     indices: tuple[int, ...]
 
     def __iter__(self) -> Iterator[Sample]:
-        size = max(1, _CHUNK_POINTS // (4 * self.source.image_px**2))
+        size = max(1, _CHUNK_POINTS // (_POINTS_PER_PIXEL * self.source.image_px**2))
         for start in range(0, len(self.indices), size):
             chunk = [divmod(index, self.source.num_classes) for index in self.indices[start : start + size]]
             images_IHVC = render(
@@ -96,13 +97,8 @@ def render(wanted: Sequence[tuple[int, int]], *, seed: int, image_px: int) -> ND
     draws = [_bits(seed, _INSTANCE, label, instance) for label, instance in wanted]
     # Sixteen uniforms for what an instance is, then its walk.
     style_IU = np.stack([_uniforms(bits, 16) for bits in draws])
-    num_steps = -(-4 * image_px**2 // _WALKERS)
-    choice_ITW = np.stack([_bytes(bits, (num_steps + _BURN_IN) * _WALKERS) for bits in draws])
-    maps_IMP = _vary(maps_IMP, style_IU)
-    count_IHV = _rasterise(
-        maps_IMP, choice_ITW.reshape(len(wanted), num_steps + _BURN_IN, _WALKERS), raster_px=image_px
-    )
-    return _paint(count_IHV, style_IU)
+    choice_ITW = np.stack([_choices(bits, raster_px=image_px) for bits in draws])
+    return _paint(_rasterise(_vary(maps_IMP, style_IU), choice_ITW, raster_px=image_px), style_IU)
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -111,9 +107,8 @@ def class_maps(seed: int, label: int) -> Floats:
     for attempt in range(_ROUNDS):
         bits = _bits(seed, _CLASS, label, attempt)
         maps_IMP = _candidates(bits)
-        num_steps = -(-4 * _RASTER_PX**2 // _WALKERS) + _BURN_IN
-        choice = _bytes(bits, num_steps * _WALKERS).reshape(1, num_steps, _WALKERS)
-        count_IHV = _rasterise(maps_IMP, np.repeat(choice, _CANDIDATES, axis=0), raster_px=_RASTER_PX)
+        choice_ITW = np.repeat(_choices(bits, raster_px=_RASTER_PX)[None], _CANDIDATES, axis=0)
+        count_IHV = _rasterise(maps_IMP, choice_ITW, raster_px=_RASTER_PX)
         fill_I = (count_IHV > 0).mean(axis=(1, 2))
         accepted = np.flatnonzero((fill_I >= _MIN_FILL) & (fill_I <= _MAX_FILL))
         if len(accepted):
@@ -213,8 +208,12 @@ def _uniforms(bits: np.random.Philox, number: int) -> NDArray[np.float64]:
     return (bits.random_raw(number) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _bytes(bits: np.random.Philox, number: int) -> NDArray[np.uint8]:
-    return bits.random_raw(-(-number // 8)).astype("<u8").view(np.uint8)[:number]
+def _choices(bits: np.random.Philox, *, raster_px: int) -> NDArray[np.uint8]:
+    """Random bytes for the walks of one picture, uint8 [T, W]: the larger the picture, the more walkers."""
+    num_walkers = -(-_POINTS_PER_PIXEL * raster_px**2 // _STEPS)
+    number = (_STEPS + _BURN_IN) * num_walkers
+    raw = bits.random_raw(-(-number // 8)).astype("<u8").view(np.uint8)[:number]
+    return raw.reshape(_STEPS + _BURN_IN, num_walkers)
 
 
 def _png(image_HVC: NDArray[np.uint8]) -> bytes:

@@ -1,0 +1,62 @@
+"""The borders of the house, faked: machines and tracking that live in the test's own process."""
+
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+from pipeline.stage import Resources
+
+
+class InProcessCluster:
+    """Runs everything here, one after the other; what would travel between machines is pickled all the same."""
+
+    def __init__(self, resources: Resources = Resources(workers=1)) -> None:
+        self.resources = resources
+        self.titles = []
+
+    def map(self, function, items, *, title: str, cpus: float = 1, gpus: float = 0) -> Iterator[tuple]:
+        self.titles.append(title)
+        function = _travel(function)
+        for index in range(len(items)):
+            yield index, _travel(function(_travel(items[index])))
+
+    def gang(self, function, payload, *, on_message):
+        """A gang of one. `torch.distributed` is not initialised."""
+        member = SimpleNamespace(rank=0, world_size=1, local_rank=0, send=lambda message: on_message(_travel(message)))
+        return _travel(function(member, _travel(payload)))
+
+
+class NullTrack:
+    """Tracks nothing anywhere; a test may ask what it was told."""
+
+    def __init__(self) -> None:
+        self.told_params, self.told_tags, self.told_artifacts, self.children = {}, {}, {}, {}
+        self.told_metrics, self.told_datasets, self.told_notes = [], [], []
+
+    def params(self, values: Mapping) -> None:
+        self.told_params.update(values)
+
+    def metrics(self, values: Mapping, *, step: int = 0) -> None:
+        self.told_metrics.append((step, dict(values)))
+
+    def tags(self, values: Mapping) -> None:
+        self.told_tags.update(values)
+
+    def dataset(self, *, name: str, digest: str, source: str, context: str) -> None:
+        self.told_datasets.append({"name": name, "digest": digest, "source": source, "context": context})
+
+    def artifact(self, name: str, data: bytes) -> None:
+        self.told_artifacts[name] = data
+
+    def note(self, markdown: str) -> None:
+        self.told_notes.append(markdown)
+
+    @contextmanager
+    def child(self, name: str, *, kind: str = "trial") -> Iterator["NullTrack"]:
+        self.children[name] = NullTrack()
+        yield self.children[name]
+
+
+def _travel(thing):
+    return pickle.loads(pickle.dumps(thing))
