@@ -109,6 +109,14 @@ def test_any_stretch_equals_the_sort_of_long_lanes(seed, window, data):
         assert np.array_equal(plan.slots(plan.steps_per_epoch + step).id_S, expected[step])
 
 
+@pytest.mark.parametrize("window", [3, 8, 30, 200])
+def test_stretches_that_are_sorted_apart_meet_exactly(window):
+    """Small windows in long lanes: what is near the seams moves about as far as it can."""
+    plan = Plan((1009,) * 20, global_batch=12, seed=window, lanes=2, window=window)
+    found = np.stack([plan.slots(step).id_S for step in range(plan.steps_per_epoch)])
+    assert np.array_equal(found, ids_by_global_sort(plan, 0))
+
+
 @often
 @given(plans, st.data())
 def test_parts_laid_end_to_end_are_the_whole(plan, data):
