@@ -48,6 +48,7 @@ def connected(*, address: str | None, cpus: int | None = None) -> Iterator["RayC
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     else:
         ray.init(
+            address="local",
             num_cpus=max(cpus or 0, os.cpu_count() or 1),
             include_dashboard=False,
             log_to_driver=False,

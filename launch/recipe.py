@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import configs
 from pipeline.config import ConfigError, meant
@@ -48,7 +49,7 @@ def load(name: str, *, assignments: Sequence[str] = ()) -> Recipe:
     return Recipe(path.stem if path.suffix else name, override(tuple(module.stages()), assignments))
 
 
-def _from_file(path: Path) -> object:
+def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise NoRecipe(f"{path}: no such file")
     spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)

@@ -259,4 +259,5 @@ class _Quarantine:
         if len(bad) > self._told:
             self._told = len(bad)
             for sample in bad:
-                self._member.send({"kind": "quarantine", "step": tick.step, **dataclasses.asdict(sample)})
+                what = {"shard": sample.shard, "index": sample.index, "id": sample.id, "reason": sample.reason}
+                self._member.send({"kind": "quarantine", "step": tick.step, **what})
