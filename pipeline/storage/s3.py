@@ -1,0 +1,226 @@
+"""Storage in S3 buckets: streams that survive a broken connection, writes that are whole or absent."""
+
+import io
+import logging
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from pipeline.storage import error as folder_error
+from pipeline.storage import local, s3_client, s3_error
+from pipeline.storage.error import NotFound, StorageError, span, truncated
+from pipeline.storage.place import bucket_and_key, is_temporary
+from pipeline.storage.s3_client import client, in_parts
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 2**20
+RANGE_BYTES = 16 * 2**20  # a download is fetched in ranges of this size
+RANGES_AT_ONCE = 8
+PAGE_KEYS = 1000  # the most that S3 lists or removes at once
+RESUMPTIONS = 5  # in a row, with less than a chunk between them
+CONFLICTS = 5
+PAUSE_S = 0.2  # doubled at each try
+WRITER = "tessera-writer"
+
+
+def read(uri: str, *, start: int, stop: int | None) -> bytes:
+    if start == stop or (start > 0 and stop is None):  # S3 knows no empty ranges
+        start, stop = span(uri, start=start, stop=stop, size=size(uri))
+        if start == stop:
+            return b""
+    bucket, _ = _object(uri)
+    with _explained(uri, "read", bucket):
+        return b"".join(_stream(uri, start=start, stop=stop))
+
+
+def write(uri: str, data: bytes) -> None:
+    bucket, key = _object(uri)
+    with _explained(uri, "write", bucket):
+        if len(data) > s3_client.MULTIPART_BYTES:
+            client().upload_fileobj(io.BytesIO(data), bucket, key, Config=in_parts())
+        else:
+            client().put_object(Bucket=bucket, Key=key, Body=data)
+
+
+def write_if_absent(uri: str, data: bytes) -> bool:
+    bucket, key = _object(uri)
+    token = uuid.uuid4().hex
+    with _explained(uri, "write", bucket):
+        for conflict in range(CONFLICTS):
+            try:
+                client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*", Metadata={WRITER: token})
+            except ClientError as error:
+                if s3_error.code(error) == "PreconditionFailed":
+                    # A repeated request whose first answer was lost meets its own object.
+                    return _writer(bucket, key) == token
+                if s3_error.code(error) != "ConditionalRequestConflict" or conflict == CONFLICTS - 1:
+                    raise
+                time.sleep(PAUSE_S * 2**conflict)
+            else:
+                return True
+    raise AssertionError("unreachable: the last conflict is raised")
+
+
+def upload(path: Path, uri: str) -> None:
+    bucket, key = _object(uri)
+    with folder_error.explained(str(path), "read"), path.open("rb") as file, _explained(uri, "write", bucket):
+        expected = os.fstat(file.fileno()).st_size
+        client().upload_fileobj(file, bucket, key, Config=in_parts())
+    if size(uri) != expected:
+        raise StorageError(f"{uri}: is not the {expected} bytes of {path}; upload it again while nothing writes to it")
+
+
+def download(uri: str, path: Path) -> None:
+    bucket, key = _object(uri)
+    with folder_error.explained(str(path), "write"), _explained(uri, "read", bucket):
+        head = client().head_object(Bucket=bucket, Key=key)
+        num_bytes, etag = head["ContentLength"], head.get("ETag")
+        with local.replacement(path) as file, ThreadPoolExecutor(RANGES_AT_ONCE) as pool:
+            descriptor = file.fileno()
+            os.ftruncate(descriptor, num_bytes)
+
+            def fetch(start: int) -> None:
+                position = start
+                for chunk in _stream(uri, start=start, stop=min(start + RANGE_BYTES, num_bytes), etag=etag):
+                    _put(descriptor, chunk, position)
+                    position += len(chunk)
+
+            for _ in pool.map(fetch, range(0, num_bytes, RANGE_BYTES)):  # a failure cancels the others
+                pass
+
+
+def exists(uri: str) -> bool:
+    try:
+        size(uri)
+    except NotFound:
+        return False
+    return True
+
+
+def size(uri: str) -> int:
+    bucket, key = _object(uri)
+    with _explained(uri, "look up", bucket):
+        return client().head_object(Bucket=bucket, Key=key)["ContentLength"]
+
+
+def listing(uri: str) -> list[str]:
+    bucket, key = bucket_and_key(uri)
+    prefix = f"{key}/" if key else ""
+    with _explained(uri, "list", bucket):
+        names = [name.removeprefix(prefix) for name in _keys(bucket, prefix)]
+    return sorted(name for name in names if name and not name.endswith("/") and not is_temporary(name))
+
+
+def remove(uri: str) -> None:
+    bucket, key = _object(uri)
+    with _explained(uri, "remove", bucket):
+        client().delete_object(Bucket=bucket, Key=key)
+
+
+def remove_tree(uri: str) -> None:
+    bucket, key = bucket_and_key(uri)
+    if not key:
+        raise ValueError(f"{uri}: refusing to remove a whole bucket; name a prefix in it")
+    with _explained(uri, "remove", bucket):
+        keys = list(_keys(bucket, f"{key}/"))
+        for first in range(0, len(keys), PAGE_KEYS):
+            objects = [{"Key": name} for name in keys[first : first + PAGE_KEYS]]
+            answer = client().delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+            for failure in answer.get("Errors", []):
+                raise ClientError({"Error": failure}, "DeleteObjects")
+
+
+def _object(uri: str) -> tuple[str, str]:
+    bucket, key = bucket_and_key(uri)
+    if not key:
+        raise ValueError(f"{uri}: names a bucket; write s3://{bucket}/key")
+    return bucket, key
+
+
+def _explained(uri: str, action: str, bucket: str) -> AbstractContextManager[None]:
+    with s3_error.explained(uri, action, bucket=bucket, endpoint="the S3 endpoint"):
+        endpoint = client().meta.endpoint_url
+    return s3_error.explained(uri, action, bucket=bucket, endpoint=endpoint)
+
+
+def _writer(bucket: str, key: str) -> str | None:
+    try:
+        return client().head_object(Bucket=bucket, Key=key)["Metadata"].get(WRITER)
+    except ClientError as error:
+        if s3_error.code(error) in s3_error.ABSENT:  # removed meanwhile: it was somebody's, now it is nobody's
+            return None
+        raise
+
+
+def _keys(bucket: str, prefix: str) -> Iterator[str]:
+    pages = client().get_paginator("list_objects_v2")
+    for page in pages.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig={"PageSize": PAGE_KEYS}):
+        for entry in page.get("Contents", []):
+            yield entry["Key"]
+
+
+def _stream(uri: str, *, start: int, stop: int | None, etag: str | None = None) -> Iterator[bytes]:
+    """The bytes [start, stop) in chunks of at most 1 MiB.
+
+    botocore repeats a request until its headers arrive; a body that breaks off is ours to resume, with a range that
+    starts after the last byte received, on the very same object (its etag), or else PreconditionFailed.
+    """
+    position, broke_at, failures = start, start, 0
+    while True:
+        answer = _open(uri, start=position, stop=stop, etag=etag)
+        etag, stop = answer.get("ETag"), position + answer["ContentLength"]
+        try:
+            with closing(answer["Body"]) as body:
+                for chunk in body.iter_chunks(CHUNK_BYTES):
+                    yield chunk
+                    position += len(chunk)
+        except s3_error.BROKEN as error:
+            if position == stop:
+                return
+            failures = 1 if position - broke_at >= CHUNK_BYTES else failures + 1
+            broke_at = position
+            if failures > RESUMPTIONS:
+                raise
+            log.warning("%s: broke off at byte %d (%s); resuming", uri, position, type(error).__name__)
+            time.sleep(PAUSE_S * 2 ** (failures - 1))
+        else:
+            return
+
+
+def _open(uri: str, *, start: int, stop: int | None, etag: str | None) -> dict[str, Any]:
+    """S3's answer to a GET of exactly the bytes [start, stop), which must all be there."""
+    bucket, key = bucket_and_key(uri)
+    wanted = {"Bucket": bucket, "Key": key}
+    if start > 0 or stop is not None:
+        wanted["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+    if etag is not None:
+        wanted["IfMatch"] = etag
+    try:
+        answer = client().get_object(**wanted)
+    except ClientError as error:
+        if s3_error.code(error) == "InvalidRange":
+            raise truncated(uri, start=start, stop=stop, size=size(uri)) from error
+        raise
+    if "Range" in wanted and not answer.get("ContentRange", "").startswith(f"bytes {start}-"):
+        answer["Body"].close()
+        raise StorageError(f"{uri}: the S3 server ignores byte ranges; use one that knows them")
+    if stop is not None and answer["ContentLength"] != stop - start:
+        answer["Body"].close()
+        raise truncated(uri, start=start, stop=stop, size=start + answer["ContentLength"])
+    return answer
+
+
+def _put(descriptor: int, chunk: bytes, position: int) -> None:
+    """Writes all of `chunk` at `position`, where os.pwrite may write a part only (a disk that becomes full)."""
+    view = memoryview(chunk)
+    while view:
+        written = os.pwrite(descriptor, view, position)
+        view, position = view[written:], position + written
