@@ -12,15 +12,14 @@ import zlib
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image
+
+# Imported for what it does: these parsers are known from the start, and Pillow need not load all it has to find one.
+from PIL import JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401  # isort: skip
 
 MAX_PIXELS = 1 << 26  # 8192 × 8192; a decoded image takes three bytes per pixel
 
-# Named by their plugins, so that these are loaded and Pillow need not look for others, with every parser it has.
-_FORMATS = tuple(
-    plugin.format
-    for plugin in (JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile, WebPImagePlugin.WebPImageFile)
-)
+_FORMATS = ("JPEG", "PNG", "WEBP")
 _JPEG = b"\xff\xd8\xff"
 
 # What Pillow's parsers raise when bytes are not what they seem; anything else is a fault of ours and must surface.

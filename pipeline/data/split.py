@@ -1,0 +1,156 @@
+"""One split of a data set, opened where it is needed: the bytes and the label of any sample. Knows no order, no pixels.
+
+A shard of object storage is read from the cache when it is there, else by ranges, so nobody ever waits for a shard:
+whoever knows what comes next asks for it to be fetched in the background.
+"""
+
+import collections
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Self
+
+import xxhash
+
+from pipeline import storage
+from pipeline.data.cache import OpenShard, ShardCache
+from pipeline.data.dataset import Shard, check_size, read_manifest
+from pipeline.data.decode import Corrupt
+from pipeline.data.index import Index, read_index
+
+_FETCHERS = 4
+_MAX_OPEN = 384  # shards; a process may usually have 1024 files open
+
+
+@dataclass(eq=False)
+class _Entry:
+    """What is known of a shard that is in use. `lock` guards the fields that are loaded when first needed."""
+
+    shard: Shard
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    index: Index | None = None
+    file: OpenShard | None = None
+    fetching: bool = False
+    failure: Exception | None = None
+    last_use: int = 0
+
+
+class Split:
+    """The samples of `split` of the data set at `uri`; safe to read from many threads, closed by `close` or `with`.
+
+    A shard is let go, and may then leave the cache, when `keep_uses` uses of others (reads, fetches) followed its last.
+    """
+
+    def __init__(self, uri: str, *, split: str, cache: ShardCache | None = None, keep_uses: int = 1 << 14) -> None:
+        self.uri, self.manifest = uri, read_manifest(uri)
+        self.name, self.shards = split, self.manifest.shards(split)
+        self._cache = cache or ShardCache()
+        self._keep_uses = keep_uses
+        self._entries: collections.OrderedDict[int, _Entry] = collections.OrderedDict()  # by last use
+        self._lock = threading.Lock()
+        self._uses = 0
+        self._no_room = False
+        self._fetchers: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of every shard; a fetch under way is waited for."""
+        if self._fetchers is not None:
+            self._fetchers.shutdown(cancel_futures=True)
+            self._fetchers = None
+        self._entries.clear()
+
+    def index(self, shard: int) -> Index:
+        """The index of a shard, by its number in the manifest's order."""
+        entry = self._entry(shard)
+        with entry.lock:
+            return self._loaded(entry)
+
+    def read(self, shard: int, number: int) -> tuple[bytes, int]:
+        """The encoded image and the label of sample `number` of a shard.
+
+        Corrupt if the bytes are not those that were written or the label is not one of the classes; ValueError if
+        the shard as a whole is not what the manifest says; the error of the shard's fetch if that failed.
+        """
+        entry = self._entry(shard)
+        with entry.lock:
+            if entry.failure is not None:
+                raise entry.failure
+            index = self._loaded(entry)
+            if entry.file is None and not entry.fetching:
+                entry.file = self._cache.look_up(self.uri, entry.shard)
+            file = entry.file
+        label, expected = int(index.label_S[number]), int(index.digest_S[number])
+        if not 0 <= label < len(self.manifest.classes):
+            raise Corrupt(f"label {label} is none of the {len(self.manifest.classes)} classes")
+        start, num_bytes = int(index.offset_S[number]), int(index.size_S[number])
+        if file is not None:
+            data = file.read(start=start, num_bytes=num_bytes)
+            if xxhash.xxh3_64_intdigest(data) == expected:
+                return data, label
+        # Not here yet; or damaged here, which is no reason to give up on the original.
+        for _ in range(2):  # a network, too, may spoil bytes once
+            data = self._read_range(entry.shard, start=start, stop=start + num_bytes)
+            if xxhash.xxh3_64_intdigest(data) == expected:
+                return data, label
+        raise Corrupt("bytes do not match their digest")
+
+    def fetch(self, shard: int) -> None:
+        """Have a shard of object storage on this machine, if there is room; waits for it."""
+        entry = self._entry(shard)
+        if not storage.is_local(self.uri) and entry.file is None:
+            opened = self._cache.fetch(self.uri, entry.shard)
+            with entry.lock:
+                entry.file = opened
+
+    def fetch_soon(self, shard: int) -> None:
+        """Start to fetch a shard of object storage in the background, unless it is here or there was no room."""
+        if storage.is_local(self.uri) or self._no_room:
+            return
+        entry = self._entry(shard)
+        with entry.lock:
+            if entry.fetching or entry.file is not None:
+                return
+            entry.fetching = True
+        if self._fetchers is None:
+            self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="tessera-fetch")
+        self._fetchers.submit(self._fetch, entry)
+
+    def _read_range(self, shard: Shard, *, start: int, stop: int) -> bytes:
+        try:
+            return storage.read(storage.join(self.uri, shard.name), start=start, stop=stop)
+        except storage.Truncated:
+            check_size(self.uri, shard)  # which says it better
+            raise
+
+    def _fetch(self, entry: _Entry) -> None:
+        opened, failure = None, None
+        try:
+            opened = self._cache.fetch(self.uri, entry.shard)
+        except (OSError, ValueError) as error:  # for whoever reads this shard next
+            failure = error
+        self._no_room = self._no_room or (opened is None and failure is None)
+        with entry.lock:
+            entry.file, entry.failure, entry.fetching = opened, failure, False
+
+    def _loaded(self, entry: _Entry) -> Index:
+        if entry.index is None:
+            entry.index = read_index(self.uri, entry.shard)
+        return entry.index
+
+    def _entry(self, shard: int) -> _Entry:
+        with self._lock:
+            self._uses += 1
+            entry = self._entries.setdefault(shard, _Entry(self.shards[shard]))
+            entry.last_use = self._uses
+            self._entries.move_to_end(shard)
+            oldest = next(iter(self._entries.values()))
+            if len(self._entries) > _MAX_OPEN or self._uses - oldest.last_use > self._keep_uses:
+                self._entries.popitem(last=False)
+                self._no_room = False  # what was let go can be replaced
+            return entry
