@@ -11,6 +11,7 @@ import pytest
 from bucket import URI, Bucket
 from pictures import NUM_CLASSES, data_set, jpeg_of, label_of
 
+from pipeline import storage
 from pipeline.data import augment
 from pipeline.data.cache import ShardCache
 from pipeline.data.decode import decode
@@ -290,3 +291,16 @@ def test_labels_come_from_the_indexes_alone(tmp_path):
     found = labels(str(tmp_path), split="train")
     assert found.dtype == np.int64
     assert found.tolist() == [label_of(i) for i in range(40)]
+
+
+def test_a_real_object_storage_gives_the_batches_of_a_folder(shards, tmp_path, s3_environment):
+    expected = first(9, reader_of(shards, mixup=0.2))
+    uri = storage.join(s3_environment.uri, "reader")
+    for name in storage.listing(shards):
+        storage.upload(str(Path(shards) / name), storage.join(uri, name))
+    cache = ShardCache(str(tmp_path / "cache"))
+    for _ in range(2):  # with nothing in the cache, then with everything
+        for batch, other in zip(first(9, reader_of(uri, cache=cache, mixup=0.2)), expected, strict=True):
+            assert_same(batch, other)
+    images, _, _ = read_split(uri, split="train", view=EvalView(16), cache=cache)
+    np.testing.assert_array_equal(images, read_split(shards, split="train", view=EvalView(16))[0])
