@@ -73,7 +73,11 @@ def write(uri: str, data: bytes) -> None:
 
 
 def write_if_absent(uri: str, data: bytes) -> bool:
-    """Like `write`, but leaves a file that is there alone and returns False. Of writers at once, one gets True."""
+    """Like `write`, but leaves a file that is there alone and returns False.
+
+    Of several writers at once exactly one gets True: in folders by a hard link, in S3 by If-None-Match, which S3 itself
+    promises to decide. OpenStack Swift only looks when a write begins: there, writers at the same moment may all win.
+    """
     return _storage(uri).write_if_absent(uri, data)
 
 
