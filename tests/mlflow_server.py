@@ -25,7 +25,7 @@ class MlflowServer:
         self.folder, self.port, self.uri = folder, port, f"http://127.0.0.1:{port}"
         self._process: subprocess.Popen | None = None
 
-    def start(self, *, timeout_s: float = 120) -> None:
+    def start(self, *, timeout_s: float = 300) -> None:
         """Start it unless it runs; returns when it answers."""
         if self._process:
             return

@@ -39,7 +39,7 @@ def uri(tmp_path_factory):
                 log_result(track, result([0.6], task="pets|cats", protocol="knn"))
             with track.child("a trial that is no result") as trial:
                 trial.metrics({"mean": 1.0})
-        assert tracker.close(timeout_s=120) == 0
+        assert tracker.close(timeout_s=300) == 0
     return uri
 
 

@@ -36,7 +36,12 @@ def tracker(tmp_path, uri):
 
     def make(to: str = uri, spool: str = "spool") -> Tracker:
         return Tracker(
-            to, experiment="quickstart", spool=tmp_path / spool, clock=lambda: float(next(ticks)), pace_s=0.05
+            to,
+            experiment="quickstart",
+            spool=tmp_path / spool,
+            clock=lambda: float(next(ticks)),
+            pace_s=0.05,
+            patience_s=300,
         )
 
     return make
@@ -359,11 +364,11 @@ def test_a_damaged_journal_holds_up_no_other(tracker, uri, tmp_path, caplog):
 def test_the_first_database_is_made_whole_or_not_at_all(tmp_path):
     path = tmp_path / "root" / "mlflow.db"
     (tmp_path / "root").mkdir()
-    (tmp_path / "root" / "mlflow.db.new").write_bytes(b"half a migration, left by a killed process")
+    (tmp_path / "root" / "mlflow.db.new-77-1").write_bytes(b"half a migration, left by a killed process")
     tracking = Tracker(f"sqlite:///{path}", experiment="quickstart", spool=tmp_path / "spool", pace_s=0.05)
     with tracking.run(KEY, name="pretrain", kind="stage"):
         pass
-    assert tracking.close(timeout_s=120) == 0
+    assert tracking.close(timeout_s=300) == 0
     assert runs(f"sqlite:///{path}")[KEY]["status"] == "FINISHED"
     assert sorted(file.name for file in path.parent.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
 

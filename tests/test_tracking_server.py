@@ -49,11 +49,11 @@ def test_a_server_that_comes_late_and_dies_in_the_middle_gets_everything_once(se
         track.artifact("figures/loss.txt", b"1 1/2 1/3")
         with track.child("trial") as trial:
             trial.metrics({"val/top1": 0.5})
-    waiting = tracker.close(timeout_s=60)
+    waiting = tracker.close(timeout_s=300)
     assert waiting == 10 + 1 + 1 + 3  # points, artifact, end; and start, point, end of the trial
 
     server.start()
-    assert Tracker(server.uri, experiment="quickstart", spool=tmp_path, pace_s=0.05).close(timeout_s=60) == 0
+    assert Tracker(server.uri, experiment="quickstart", spool=tmp_path, pace_s=0.05).close(timeout_s=300) == 0
     found = {run["key"]: run for run in search(server.uri, experiment="quickstart")}
     assert found.keys() == {KEY, f"{KEY}/trial"}
     assert found[KEY]["run_id"] == running["run_id"]
@@ -75,7 +75,7 @@ def test_models_and_results_pass_through_a_server(server, tmp_path):
             track.dataset(name="digits", digest="1", source="https://host/x", context="pretrain")
         with tracker.run("t/transfer/1", name="transfer", kind="stage") as track:
             log_result(track, Result("cifar10", "knn", "top1", 0.5, 0.0, (0.5,), (0,), "pretrained", "s3://b/w", "abc"))
-        assert tracker.close(timeout_s=60) == 0
+        assert tracker.close(timeout_s=300) == 0
     client = connect(server.uri, create=False)
     (model,) = client.search_logged_models([client.get_experiment_by_name("transfer").experiment_id])
     assert {metric.key for metric in model.metrics} == {"mean", "std", "transfer/cifar10_knn"}

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ def _make_database(path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
             return
-        draft = path.with_name(f"{path.name}.new")
-        for leftover in path.parent.glob(f"{draft.name}*"):
+        for leftover in path.parent.glob(f"{path.name}.new-*"):
             leftover.unlink()
+        # MLflow remembers the databases it has opened by name: never the same one twice.
+        draft = path.with_name(f"{path.name}.new-{os.getpid()}-{time.monotonic_ns()}")
         MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments(max_results=1)
         draft.replace(path)

@@ -39,7 +39,8 @@ class Tracker:
 
     `uri` is sqlite:///<file> or the http(s) address of a server. Nothing waits for it: while it is away the journals
     grow, and the next Tracker on the same `spool` sends what was not sent. Runs that a dead process left open are
-    put to KILLED; `run` with their key continues them. `clock` gives seconds since the epoch.
+    put to KILLED; `run` with their key continues them. `clock` gives seconds since the epoch; news are sent once in
+    `pace_s`, and `close` waits for MLflow for `patience_s`.
     """
 
     def __init__(
@@ -50,10 +51,11 @@ class Tracker:
         spool: Path,
         clock: Callable[[], float] = time.time,
         pace_s: float = 1.0,
+        patience_s: float = 30.0,
     ) -> None:
         check_uri(uri)
         self.uri, self.experiment, self.folder = uri, experiment, Path(spool).absolute()
-        self._clock, self._secrets = clock, environment_secrets()
+        self._clock, self._patience_s, self._secrets = clock, patience_s, environment_secrets()
         self._drain = Drain(uri, folder=self.folder, pace_s=pace_s, secrets=self._secrets)
 
     def run(
@@ -77,9 +79,9 @@ class Tracker:
         start = {"key": key, "name": name, "kind": kind, "parent": parent, "experiment": self.experiment}
         return Run(self, {**start, "tags": {_name(k): _cut(str(v), TAG_CHARS) for k, v in (tags or {}).items()}})
 
-    def close(self, *, timeout_s: float = 30.0) -> int:
-        """Send what can be sent within `timeout_s`; returns how many events wait for the next Tracker."""
-        return self._drain.close(timeout_s=timeout_s)
+    def close(self, *, timeout_s: float | None = None) -> int:
+        """Send what can be sent in that time; returns how many events wait for the next Tracker."""
+        return self._drain.close(timeout_s=self._patience_s if timeout_s is None else timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -209,10 +211,8 @@ class Run:
             raise ValueError(f"tracking kind {kind!r}: must be one of {', '.join(KINDS)}")
         key = f"{self.key}/{quote(name, safe='=+,@: ')}"
         inherited = {tag: self._start["tags"][tag] for tag in ("recipe", "stage") if tag in self._start["tags"]}
-        with Run(
-            self._tracker,
-            {**self._start, "key": key, "name": name, "kind": kind, "parent": self.key, "tags": inherited},
-        ) as run:
+        facts = {"key": key, "name": name, "kind": kind, "parent": self.key, "tags": inherited}
+        with Run(self._tracker, {**self._start, **facts}) as run:
             yield run
 
     def _is_new(self, name: str, step: int, point: Any) -> bool:
