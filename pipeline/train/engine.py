@@ -82,6 +82,14 @@ class Engine:
             "grad_norm": self._engine.get_global_grad_norm(),
         }
 
+    def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """fp32 [B,K] of uint8 images on this rank's device. All ranks call it equally often: ZeRO-3 gathers weights."""
+        self._engine.eval()
+        with torch.no_grad():
+            logits_BK = self._engine.module.logits(images_BCHW)
+        self._engine.train()
+        return logits_BK
+
     def fragments(self) -> Iterator[fragment.Fragment]:
         """What this rank must save. Valid after a step."""
         return fragment.held(

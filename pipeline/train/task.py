@@ -67,6 +67,10 @@ class Task(torch.nn.Module):
         hits_B = targets_BK.gather(1, logits_BK.argmax(1, keepdim=True)).gt(0.5 if batch.labels.ndim == 1 else 0)
         return classification_loss(logits_BK, targets_BK, kind=self.objective.kind), hits_B.float().mean()
 
+    def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """fp32 [B,K] of uint8 images: what is evaluated."""
+        return self.model(normalised(images_BCHW, dtype=next(self.parameters()).dtype)).float()
+
     def _targets(self, batch: Batch, *, num_classes: int) -> torch.Tensor:
         """float [B,K]: one-hot or multi-hot, mixed and smoothed as the objective says."""
         labels = batch.labels
