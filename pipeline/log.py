@@ -79,6 +79,7 @@ class Progress:
         self._first, self._every_s, self._clock = done, every_s, clock
         self._figures: dict[str, str] = {}
         self._started = self._said = clock()
+        self._said_done = done
         self._task: Any = None
 
     def __enter__(self) -> "Progress":
@@ -100,7 +101,7 @@ class Progress:
 
     def restart(self, done: int) -> None:
         """Go on from `done`, which may be less than what was shown: the rate is measured anew from here."""
-        self.done = self._first = done
+        self.done = self._first = self._said_done = done
         self._started = self._said = self._clock()
         if self._task is not None:
             _bar.reset(self._task, completed=done)
@@ -109,7 +110,7 @@ class Progress:
         return " · ".join(f"{name.replace('_', ' ')} {value}" for name, value in self._figures.items())
 
     def _say(self) -> None:
-        self._said = self._clock()
+        self._said, self._said_done = self._clock(), self.done
         spent_s = self._said - self._started
         rate = (self.done - self._first) / spent_s if spent_s > 0 else 0.0
         left = f"{(self.total - self.done) / rate:.0f} s left" if rate and self.done < self.total else ""
@@ -123,7 +124,7 @@ class Progress:
         if self._task is not None:
             bar, _bar, self._task = _bar, None, None
             bar.stop()
-        elif kind is None and self.done > self._first:
+        elif kind is None and self.done > self._said_done:
             self._say()
 
 

@@ -54,6 +54,18 @@ def write(out: str, record: Record, name: str = DONE) -> None:
     storage.write(storage.join(out, name), data.encode() + b"\n")
 
 
+def clear(out: str) -> None:
+    """Remove an output. Killed half-way, what is left is not done, and still belongs to the config that began it."""
+    storage.remove(storage.join(out, DONE))
+    names = storage.listing(out)
+    for folder in sorted({name.partition("/")[0] for name in names if "/" in name}):
+        storage.remove_tree(storage.join(out, folder))
+    for name in names:
+        if "/" not in name and name != BEGUN:
+            storage.remove(storage.join(out, name))
+    storage.remove_tree(out)
+
+
 def check(record: Record, identity: Mapping[str, Any], built_from: Mapping[str, str], *, done: bool = True) -> None:
     """Raise `Drifted`, naming every changed value, unless the output is what these inputs would give."""
     changes = diff(record.identity, identity) or diff(record.built_from, built_from, "built from")

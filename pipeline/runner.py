@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Launcher(Protocol):
-    """Runs one stage somewhere and returns its result. `launch.local` is one."""
+    """Runs one stage somewhere and returns its result. `launch.run.Launcher` is one."""
 
     def __call__(self, stage: Stage, *, out: str, build: str, needs: Mapping[str, Artifact]) -> Mapping[str, Any]: ...
 
@@ -84,7 +84,7 @@ def run(
         built_from = {name: artifact.id for name, artifact in needs.items()}
         if stage.name in rebuild:
             log.info("%s: removing the old output for a rebuild", stage.name)
-            storage.remove_tree(out)
+            record.clear(out)
         found = record.read(out)
         fresh = found is None
         if found:

@@ -6,11 +6,15 @@ This room knows neither Ray nor MLflow; `launch` and `pipeline.tracking` impleme
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from pipeline import config as configs
 from pipeline.config import encode, fingerprint
+
+_NAME = re.compile(r"[\w-]+(/[\w-]+)*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +110,11 @@ class Stage:
     resources: Resources = Resources()
 
     def __post_init__(self) -> None:
-        if not self.name or self.name.startswith("/") or ".." in self.name or "." in self.name or "=" in self.name:
-            raise ValueError(f"stage {self.name!r}: a name is a relative path without dots, such as 'finetune/digits'")
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"stage {self.name!r}: a name is words of letters, digits, - and _ with / between, such as "
+                "'finetune/digits'"
+            )
         try:
             inspect.signature(self.run).bind(self.config, out="", cluster=None, track=None, **self.needs)
         except TypeError as error:
@@ -123,7 +130,7 @@ class Stage:
 
 
 def in_order(targets: Sequence[Stage]) -> list[Stage]:
-    """Every stage the targets need, each after its needs. Two stages may not share a name."""
+    """Every stage the targets need, each after its needs. No two may share a name or have one output in the other."""
     ordered: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
@@ -136,19 +143,21 @@ def in_order(targets: Sequence[Stage]) -> list[Stage]:
 
     for target in targets:
         visit(target)
+    for name in ordered:
+        inside = [other for other in ordered if other.startswith(f"{name}/")]
+        if inside:  # rebuilding the outer one would remove the inner one's output
+            raise ValueError(f"stage {inside[0]!r}: its output would be inside that of {name!r}; rename one of them")
     return list(ordered.values())
 
 
 def override(targets: Sequence[Stage], assignments: Sequence[str]) -> tuple[Stage, ...]:
     """The same graph with `stage.path=value` applied to configs, and `stage.resources.path=value` to resources."""
-    from pipeline import config as configs
-
     ordered = in_order(targets)
     by_name = {stage.name: stage for stage in ordered}
     wanted: dict[str, list[str]] = {}
     for assignment in assignments:
         name, dot, rest = assignment.partition(".")
-        if not dot or "=" not in rest:
+        if not dot or "=" not in rest or rest.startswith("="):
             raise configs.ConfigError(f"expected stage.path=value, got {assignment!r}")
         if name not in by_name:
             known = ", ".join(by_name)
@@ -157,21 +166,16 @@ def override(targets: Sequence[Stage], assignments: Sequence[str]) -> tuple[Stag
         wanted.setdefault(name, []).append(rest)
     made: dict[str, Stage] = {}
     for stage in ordered:
-        try:
-            made[stage.name] = _changed(stage, wanted.get(stage.name, []), made)
-        except configs.ConfigError as error:
-            raise configs.ConfigError(f"{stage.name}.{error}") from error
+        made[stage.name] = _changed(stage, wanted.get(stage.name, []), made)
     return tuple(made[target.name] for target in targets)
 
 
 def _changed(stage: Stage, assignments: list[str], made: Mapping[str, Stage]) -> Stage:
-    from pipeline import config as configs
-
-    mine = [a.removeprefix("resources.") for a in assignments if a.startswith("resources.")]
-    rest = [a for a in assignments if not a.startswith("resources.")]
+    of_resources = [a.removeprefix("resources.") for a in assignments if a.startswith("resources.")]
+    of_config = [a for a in assignments if not a.startswith("resources.")]
     return dataclasses.replace(
         stage,
-        config=configs.override(stage.config, rest),
-        resources=configs.override(stage.resources, mine),
+        config=configs.override(stage.config, of_config, at=stage.name),
+        resources=configs.override(stage.resources, of_resources, at=f"{stage.name}.resources"),
         needs={name: made[need.name] for name, need in stage.needs.items()},
     )
