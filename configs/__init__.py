@@ -1,0 +1,1 @@
+"""Which run: recipes in plain Python, each with a `stages()` that returns its targets."""
