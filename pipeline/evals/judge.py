@@ -12,10 +12,12 @@ from torch import Tensor
 
 from pipeline.evals.classify import Counts, count
 
+_LARGEST = 1e5  # of a logit; the integers that losses are counted in hold a million losses of this size
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """`diverged`: some logit was not finite; the counts then took it for 0 and mean nothing."""
+    """`diverged`: some logit was not finite, or absurdly large; the counts then took it for 0 and mean nothing."""
 
     counts: Counts
     diverged: bool
@@ -34,8 +36,9 @@ def judge(outputs: Iterable[tuple[Tensor, Tensor]], *, num_classes: int) -> Verd
     """Count (logits_BK, labels_B); label -1 is padding."""
     counts, diverged = Counts.zero(num_classes), False
     for logits_BK, labels_B in outputs:
-        diverged = diverged or not bool(torch.isfinite(logits_BK).all())
-        counts += count(torch.nan_to_num(logits_BK), labels_B)
+        sound_BK = logits_BK.abs() < _LARGEST  # false for nan
+        diverged = diverged or not bool(sound_BK.all())
+        counts += count(torch.where(sound_BK, logits_BK, 0.0), labels_B)
     return Verdict(counts, diverged)
 
 
