@@ -9,6 +9,7 @@ A folder without a manifest is not a checkpoint. Nothing here is pickled, and no
 import dataclasses
 import json
 import logging
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipeline.train.fragment import MASTER, Fragment
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+_FILE = re.compile(r"step-(\d{8,})/([^/]+)")
 log = logging.getLogger(__name__)
 
 
@@ -74,29 +76,52 @@ def _key(fragment: Fragment) -> str:
 
 
 def publish(uri: str, manifest: Manifest, *, keep: int) -> str:
-    """Make the checkpoint exist, then remove older ones beyond `keep`. Returns its folder."""
+    """Make the checkpoint exist, then remove what is older than the newest `keep` up to it. Returns its folder.
+
+    Newer ones were passed over as damaged when this run resumed; they count for nothing here.
+    """
     _complain_of_gaps(manifest)
     at = folder(uri, manifest.step)
-    storage.write(storage.join(at, MANIFEST), json.dumps(dataclasses.asdict(manifest)).encode())
-    for step in steps(uri)[:-keep]:
-        storage.remove(storage.join(folder(uri, step), MANIFEST))  # first: what goes away is no checkpoint any more
-        storage.remove_tree(folder(uri, step))
+    storage.write(storage.join(at, MANIFEST), _encode(manifest))
+    kept = [step for step in steps(uri) if step <= manifest.step][-keep:]
+    for step in sorted({step for step, _ in _files(uri)}):
+        if step < manifest.step and step not in kept:  # too old, or left by a gang that was killed while saving
+            storage.remove(storage.join(folder(uri, step), MANIFEST))  # first: what goes away is no checkpoint any more
+            storage.remove_tree(folder(uri, step))
     return at
 
 
+def _encode(manifest: Manifest) -> bytes:
+    data = dataclasses.asdict(manifest)
+    return json.dumps({"digest": _digest(data), **data}).encode()
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(data, sort_keys=True).encode())
+
+
 def _complain_of_gaps(manifest: Manifest) -> None:
-    held: dict[tuple[str, str], int] = {}
-    for name, state, _start, count, _file in manifest.fragments:
-        held[name, state] = held.get((name, state), 0) + count
-    for (name, state), count in held.items():
-        size = torch.Size(manifest.shapes[name]).numel()
-        assert count == size, f"{name}: the ranks hold {count} of {size} values of {state}"
+    held: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for name, state, start, count, _file in manifest.fragments:
+        held.setdefault((name, state), []).append((start, count))
+    assert {name for name, _ in held} == set(manifest.shapes), "the ranks hold other parameters than the model has"
+    for (name, state), pieces in held.items():
+        end, size = 0, torch.Size(manifest.shapes[name]).numel()
+        for start, count in sorted(pieces):
+            assert start == end, f"{name}: of {state} the ranks hold {end} values and then those from {start} on"
+            end = start + count
+        assert end == size, f"{name}: the ranks hold {end} of {size} values of {state}"
 
 
 def steps(uri: str) -> list[int]:
     """The steps that have a manifest, oldest first."""
-    names = [name.split("/") for name in storage.listing(uri)]
-    return sorted(int(n[0].removeprefix("step-")) for n in names if len(n) == 2 and n[1] == MANIFEST)
+    return sorted(step for step, name in _files(uri) if name == MANIFEST)
+
+
+def _files(uri: str) -> list[tuple[int, str]]:
+    """(step, name) of every file in a folder of a step."""
+    found = (_FILE.fullmatch(name) for name in storage.listing(uri))
+    return [(int(match[1]), match[2]) for match in found if match]
 
 
 def newest(uri: str) -> Manifest | None:
@@ -114,16 +139,19 @@ def newest(uri: str) -> Manifest | None:
 
 
 def read_manifest(uri: str, step: int) -> Manifest:
+    """The manifest of a step; Damaged, naming it, if it is not as it was written."""
     at = storage.join(folder(uri, step), MANIFEST)
     try:
         data = json.loads(storage.read(at))
-        if data["format"] != FORMAT:
-            raise Damaged(f"{at}: format {data['format']}; this version reads {FORMAT}")
-        files = [File(**file) for file in data.pop("files")]
-        fragments = [tuple(fragment) for fragment in data.pop("fragments")]
-        return Manifest(files=files, fragments=fragments, **data)
-    except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"{at}: not a checkpoint manifest ({error})") from error
+        digest, version = data.pop("digest"), data["format"]
+        manifest = Manifest(**{**data, "files": [File(**file) for file in data["files"]]})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{at}: not a checkpoint manifest ({error!r})") from error
+    if digest != _digest(data):
+        raise Damaged(f"{at}: has changed since it was written")
+    if version != FORMAT:
+        raise Damaged(f"{at}: has format {version!r}; this version reads {FORMAT}")
+    return manifest
 
 
 def _verify(uri: str, file: File) -> None:
@@ -162,12 +190,15 @@ class Source:
         """fp32 [count]: elements [start, start + count) of the flattened parameter."""
         if (name, state) not in self._pieces:
             raise Damaged(f"{self._at}: holds no {state} of {name}; it was made by another model or optimizer")
-        values = torch.empty(count)
+        values, filled = torch.empty(count), 0
         for at, size, file in self._pieces[name, state]:
             low, high = max(start, at), min(start + count, at + size)
             if low < high:
                 piece = self._file(file).get_slice(f"{name}|{state}|{at}")
                 values[low - start : high - start] = piece[low - at : high - at]
+                filled += high - low
+        if filled != count:
+            raise Damaged(f"{self._at}: holds {filled} of the {count} values of {name} from {start} on, in {state}")
         return values
 
     def weights(self, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -46,8 +46,8 @@ class Engine:
         self._optimization, self._steps, self._seed = optimization, steps, seed
         self._micro_batch, self._accumulate, self._zero_stage = micro_batch, accumulate, zero_stage
         self._rank, self._device = torch.distributed.get_rank(), device
-        self._states = optim.STATES[optimization.name]
-        self.shapes = {name: tuple(p.shape) for name, p in task.named_parameters()}
+        self._states = optim.states(optimization)
+        self.shapes = {name: tuple(p.shape) for name, p in task.named_parameters() if p.requires_grad}
         _settle_deepspeed()
         task.to(device)
         self._engine: Any
@@ -114,7 +114,7 @@ class Engine:
 
 def seed_step(seed: int, *, step: int, rank: int) -> None:
     """Dropout and stochastic depth draw from (seed, step, rank), so a resumed run draws what the first would have."""
-    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + rank)
+    torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % (1 << 63))
 
 
 def _settle_deepspeed() -> None:

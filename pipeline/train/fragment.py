@@ -74,15 +74,13 @@ def restore(
 
 def _create_states(optimizer: Any, *, stage: int, states: tuple[str, ...], step: int) -> None:
     """The optimizer makes its state at the first step only; make it now, as that step would."""
-    flats = (
-        optimizer.fp32_partitioned_groups_flat
-        if stage == 3
-        else [flat for group in optimizer.optimizer.param_groups for flat in group["params"]]
-    )
+    groups = optimizer.optimizer.param_groups
+    fused = groups[0]["fused"]
+    flats = optimizer.fp32_partitioned_groups_flat if stage == 3 else [flat for g in groups for flat in g["params"]]
     for flat in flats:
         made: dict[str, Any] = {state: torch.zeros_like(flat) for state in states}
-        if "exp_avg" in states:
-            made["step"] = torch.tensor(float(step))
+        if "exp_avg" in states:  # a fused AdamW counts its steps on the device
+            made["step"] = torch.tensor(float(step), device=flat.device if fused else "cpu")
         optimizer.optimizer.state[flat] = made
     if stage < 3:
         _link(optimizer)

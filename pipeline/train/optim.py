@@ -38,7 +38,11 @@ class Optim:
                 raise ValueError(f"{name}: must be at least 0 and below 1, got {getattr(self, name)}")
 
 
-STATES = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}  # per-parameter tensors of the optimizer
+def states(optim: Optim) -> tuple[str, ...]:
+    """The tensors that the optimizer keeps per parameter, by the names torch gives them."""
+    if optim.name == "adamw":
+        return ("exp_avg", "exp_avg_sq")
+    return ("momentum_buffer",) if optim.momentum else ()
 
 
 def decays(name: str, ndim: int) -> bool:

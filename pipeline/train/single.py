@@ -38,7 +38,7 @@ class Single:
         lr = lr_at(self.step, peak=self._optimization.lr, steps=self._steps, schedule=self._optimization.schedule)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        torch.manual_seed(self._seed * 1_000_003 + self.step)
+        torch.manual_seed((self._seed * 1_000_003 + self.step) % (1 << 63))
         total = len(batch.images_BCHW)
         size = self._micro_batch or total
         loss_sum, hit_sum = torch.zeros((), device=self._device), torch.zeros((), device=self._device)

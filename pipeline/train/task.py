@@ -64,21 +64,25 @@ class Task(torch.nn.Module):
             images_BCHW = weight_B111 * images_BCHW + (1 - weight_B111) * _neighbours(images_BCHW)
         logits_BK = self.model(images_BCHW).float()
         targets_BK = self._targets(batch, num_classes=logits_BK.shape[1])
-        hits_B = targets_BK.gather(1, logits_BK.argmax(1, keepdim=True)).gt(0.5 if batch.labels.ndim == 1 else 0)
-        return classification_loss(logits_BK, targets_BK, kind=self.objective.kind), hits_B.float().mean()
+        hits_B = targets_BK.gather(1, logits_BK.argmax(1, keepdim=True)) >= 0.5  # of a mixed image its larger part
+        loss = classification_loss(logits_BK, self._smoothed(targets_BK), kind=self.objective.kind)
+        return loss, hits_B.float().mean()
 
     def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """fp32 [B,K] of uint8 images: what is evaluated."""
         return self.model(normalised(images_BCHW, dtype=next(self.parameters()).dtype)).float()
 
     def _targets(self, batch: Batch, *, num_classes: int) -> torch.Tensor:
-        """float [B,K]: one-hot or multi-hot, mixed and smoothed as the objective says."""
+        """float [B,K]: one-hot or multi-hot, mixed where the images are."""
         labels = batch.labels
         targets_BK = (F.one_hot(labels, num_classes) if labels.ndim == 1 else labels).float()
         if batch.mixed_B is not None:
             weight_B1 = batch.mixed_B[:, None]
             targets_BK = weight_B1 * targets_BK + (1 - weight_B1) * _neighbours(targets_BK)
-        smoothing = self.objective.label_smoothing
+        return targets_BK
+
+    def _smoothed(self, targets_BK: torch.Tensor) -> torch.Tensor:
+        smoothing, num_classes = self.objective.label_smoothing, targets_BK.shape[1]
         return targets_BK * (1 - smoothing) + smoothing / num_classes if smoothing else targets_BK
 
     def _masked_patch(self, images_BCHW: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
