@@ -195,7 +195,7 @@ def _code_of(error: BaseException) -> int | None:
     from pipeline.record import Drifted
     from pipeline.storage import StorageError
 
-    if isinstance(error, NoRecipe | NothingThere):
+    if isinstance(error, NoRecipe | NothingThere | FileNotFoundError) and not isinstance(error, StorageError):
         return NOT_FOUND
     if isinstance(error, StorageError | Busy | PermissionError | ConnectionError):
         return PRECONDITION

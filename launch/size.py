@@ -12,7 +12,7 @@ from pipeline.stages.finetune import Finetune
 from pipeline.stages.prepare import Prepare
 from pipeline.stages.pretrain import Pretrain
 
-PEAK_FLOPS = {"H100": 989e12, "A100": 312e12}  # dense bf16, by the vendor's data sheets
+DEVICES = ("H100", "A100")  # what hours are told for
 MFU = 0.4  # NVIDIA reports 43 % for ViT-g/14 on A100, and 28 % on H100 "out of the box"
 GPU_GIB = 80
 GIB = 2**30
@@ -155,7 +155,7 @@ class _Share:
 
 def _cost(share: _Share, model: ViTConfig, *, images: int) -> Cost:
     total = images * flops.train_flops(model)
-    hours = {device: total / (share.workers * peak * MFU) / 3600 for device, peak in PEAK_FLOPS.items()}
+    hours = {name: total / (share.workers * flops.PEAK_FLOPS[name] * MFU) / 3600 for name in DEVICES}
     return Cost(
         parameters=flops.num_parameters(model),
         tokens=model.num_tokens,

@@ -49,6 +49,9 @@ class NullTrack:
     def artifact(self, name: str, data: bytes) -> None:
         self.told_artifacts[name] = data
 
+    def model(self, *, name: str, uri: str, digest: str, params: Mapping | None = None, step: int = 0) -> None:
+        self.told_tags.update({"checkpoint": uri, "checkpoint_digest": digest})
+
     def note(self, markdown: str) -> None:
         self.told_notes.append(markdown)
 

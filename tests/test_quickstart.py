@@ -94,7 +94,8 @@ def test_results_are_rows_with_checkpoint_task_protocol_metric_mean_std_seeds_an
     assert 0 <= tuned["mean"] <= 1
     assert tuned["std"] >= 0
     assert tuned["seeds"] == [0, 1, 2]
-    assert tuned["checkpoint"].endswith("step-00000024")
+    assert tuned["checkpoint"].endswith("pretrain/weights.safetensors")
+    assert tuned["checkpoint_digest"]
 
 
 def test_status_shows_every_stage_done(finished):

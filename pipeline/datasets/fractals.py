@@ -2,7 +2,7 @@
 
 Source: Kataoka et al., "Pre-training without Natural Images", ACCV 2020 (FractalDB). A class is an iterated function
 system of two to eight random affine maps, accepted if its attractor fills enough of the picture; the instances of a
-class have one of the six parameters of every map scaled by up to a fifth, are mirrored, and have colours of their own.
+class have one of the six parameters of every map scaled by up to a fifth, and may be mirrored and coloured.
 
 Only bit generators (whose streams NumPy guarantees) and element-wise arithmetic are used: the same pixels everywhere.
 
@@ -14,6 +14,7 @@ import functools
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,12 @@ from PIL import Image
 from pipeline.datasets.source import Sample, check_split
 
 Floats = NDArray[np.float32]
+Palette = Literal["grey", "colour"]
 
 _MAX_MAPS = 8
 _STRETCH = 0.2  # a parameter of an instance is that of its class times a factor from 1 - this to 1 + this
 _MAX_NORM = 0.99 / (1 + _STRETCH)  # so that the maps of every instance still contract, and no walk escapes
-_MIN_FILL, _MAX_FILL = 0.2, 0.7  # share of the pixels a class must touch, counted on a raster of its own
-_RASTER_PX = 32
+_RASTER_PX = 32  # what the fill of a class is counted on
 _CANDIDATES, _ROUNDS = 16, 256  # systems that are tried for a class: so many at once, so often
 _POINTS_PER_PIXEL = 4
 _STEPS, _BURN_IN = 64, 8  # what a walker draws, after what it does not draw
@@ -38,18 +39,33 @@ _CLASS, _INSTANCE = 1, 2  # one word per purpose, so that no two draws share a s
 
 @dataclass(frozen=True)
 class Fractals:
-    """`per_class` training and `val_per_class` validation images of `image_px` × `image_px` in each class."""
+    """`per_class` training and `val_per_class` validation images of `image_px` × `image_px` in each class.
+
+    max_maps: a class has from two to so many maps; few make strokes, many make textures.
+    fill: the least and the largest share of the pixels that a class may touch.
+    mirrored: instances stand on their head or are seen in a mirror, as in FractalDB; a model then has to overlook it.
+    palette: "grey" is light ink on black, as FractalDB is by default; "colour" gives each image an ink and a ground
+    of its own.
+    """
 
     num_classes: int
     per_class: int
     image_px: int
     val_per_class: int = 10
     seed: int = 0
+    max_maps: int = _MAX_MAPS
+    fill: tuple[float, float] = (0.2, 0.7)
+    mirrored: bool = True
+    palette: Palette = "grey"
 
     def __post_init__(self) -> None:
         for field, least in (("num_classes", 1), ("per_class", 1), ("image_px", 8), ("val_per_class", 0), ("seed", 0)):
             if getattr(self, field) < least:
                 raise ValueError(f"{field}: must be at least {least}, got {getattr(self, field)}")
+        if not 2 <= self.max_maps <= _MAX_MAPS:
+            raise ValueError(f"max_maps: must be from 2 to {_MAX_MAPS}, got {self.max_maps}")
+        if not 0 < self.fill[0] < self.fill[1] <= 1:
+            raise ValueError(f"fill: must be two rising shares such as [0.2, 0.7], got {self.fill}")
 
     @property
     def name(self) -> str:
@@ -63,7 +79,7 @@ class Fractals:
         return {split: number * self.num_classes for split, number in per_class.items() if number}
 
     def digest(self) -> str:
-        return "1"  # the version of the algorithm: a change of any pixel changes it
+        return "2"  # the version of the algorithm: a change of any pixel changes it
 
     def samples(self, split: str, indices: Sequence[int]) -> "Rendering":
         check_split(self, split)
@@ -83,43 +99,43 @@ class Rendering:
         for start in range(0, len(self.indices), size):
             chunk = [divmod(index, self.source.num_classes) for index in self.indices[start : start + size]]
             images_IHVC = render(
-                [(label, _instance(self.split, number)) for number, label in chunk],
-                seed=self.source.seed,
-                image_px=self.source.image_px,
+                [(label, _instance(self.split, number)) for number, label in chunk], source=self.source
             )
             for (number, label), image_HVC in zip(chunk, images_IHVC, strict=True):
                 yield Sample(f"{self.split}/{label:05d}/{number:06d}", _png(image_HVC), "png", label)
 
 
-def render(wanted: Sequence[tuple[int, int]], *, seed: int, image_px: int) -> NDArray[np.uint8]:
+def render(wanted: Sequence[tuple[int, int]], *, source: Fractals) -> NDArray[np.uint8]:
     """The images of (class, instance) pairs: uint8 [I, px, px, 3]. Each depends on its own pair, not on the others."""
-    maps_IMP = np.stack([class_maps(seed, label) for label, _ in wanted])
+    seed, image_px = source.seed, source.image_px
+    maps_IMP = np.stack([class_maps(seed, label, max_maps=source.max_maps, fill=source.fill) for label, _ in wanted])
     draws = [_bits(seed, _INSTANCE, label, instance) for label, instance in wanted]
     # Sixteen uniforms for what an instance is, then its walk.
     style_IU = np.stack([_uniforms(bits, 16) for bits in draws])
     choice_ITW = np.stack([_choices(bits, raster_px=image_px) for bits in draws])
-    return _paint(_rasterise(_vary(maps_IMP, style_IU), choice_ITW, raster_px=image_px), style_IU)
+    count_IHV = _rasterise(_vary(maps_IMP, style_IU), choice_ITW, raster_px=image_px)
+    return _paint(count_IHV, style_IU, mirrored=source.mirrored, palette=source.palette)
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def class_maps(seed: int, label: int) -> Floats:
+def class_maps(seed: int, label: int, *, max_maps: int = _MAX_MAPS, fill: tuple[float, float] = (0.2, 0.7)) -> Floats:
     """The maps of a class, float32 [8, 6], unused ones zero: the first candidate that fills enough of the picture."""
     for attempt in range(_ROUNDS):
         bits = _bits(seed, _CLASS, label, attempt)
-        maps_IMP = _candidates(bits)
+        maps_IMP = _candidates(bits, max_maps=max_maps)
         choice_ITW = np.repeat(_choices(bits, raster_px=_RASTER_PX)[None], _CANDIDATES, axis=0)
         count_IHV = _rasterise(maps_IMP, choice_ITW, raster_px=_RASTER_PX)
         fill_I = (count_IHV > 0).mean(axis=(1, 2))
-        accepted = np.flatnonzero((fill_I >= _MIN_FILL) & (fill_I <= _MAX_FILL))
+        accepted = np.flatnonzero((fill_I >= fill[0]) & (fill_I <= fill[1]))
         if len(accepted):
             return maps_IMP[accepted[0]]
     raise ValueError(f"seed: {seed} gives no fractal for class {label} in {_ROUNDS * _CANDIDATES} tries; use another")
 
 
-def _candidates(bits: np.random.Philox) -> Floats:
-    """Systems of two to eight maps with parameters uniform in [-1, 1], linear parts scaled down until they contract."""
+def _candidates(bits: np.random.Philox, *, max_maps: int) -> Floats:
+    """Systems of two to `max_maps` maps: parameters uniform in [-1, 1], linear parts scaled down until they contract."""
     draw = _uniforms(bits, _CANDIDATES * (1 + _MAX_MAPS * 6)).reshape(_CANDIDATES, 1 + _MAX_MAPS * 6)
-    num_maps_I = 2 + (draw[:, 0] * (_MAX_MAPS - 1)).astype(np.int64)
+    num_maps_I = 2 + (draw[:, 0] * (max_maps - 1)).astype(np.int64)
     maps_IMP = (2 * draw[:, 1:] - 1).reshape(_CANDIDATES, _MAX_MAPS, 6)
     a, b, c, d = np.moveaxis(maps_IMP[..., :4], -1, 0)
     squares, det = a * a + b * b + c * c + d * d, a * d - b * c
@@ -130,7 +146,7 @@ def _candidates(bits: np.random.Philox) -> Floats:
 
 
 def _vary(maps_IMP: Floats, style_IU: NDArray[np.float64]) -> Floats:
-    """An instance's maps: one parameter of all maps scaled, the picture mirrored left to right or top to bottom."""
+    """An instance's maps: those of its class with one parameter, the same of every map, scaled."""
     factor_IP = np.ones((len(maps_IMP), 6), np.float32)
     which_I = (style_IU[:, 0] * 6).astype(np.int64)
     factor_IP[np.arange(len(maps_IMP)), which_I] = 1 + _STRETCH * (2 * style_IU[:, 1] - 1)
@@ -184,12 +200,18 @@ def _to_pixel(value_TIW: Floats, raster_px: int) -> NDArray[np.int64]:
     return ((value_TIW - low_I1) / span_I1 * (raster_px - 2 * margin - np.float32(0.01)) + margin).astype(np.int64)
 
 
-def _paint(count_IHV: NDArray[np.int64], style_IU: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _paint(
+    count_IHV: NDArray[np.int64], style_IU: NDArray[np.float64], *, mirrored: bool, palette: Palette
+) -> NDArray[np.uint8]:
     """Counts to colours: from a dark ground to a bright ink by the root of the density; mirrored as the style says."""
     light_IHV = np.sqrt(np.minimum(count_IHV, _BRIGHT) / _BRIGHT)
-    light_IHV = np.where((style_IU[:, 2] < 0.5)[:, None, None], light_IHV, light_IHV[:, ::-1])
-    light_IHV = np.where((style_IU[:, 3] < 0.5)[:, None, None], light_IHV, light_IHV[:, :, ::-1])
-    ink_IC, ground_IC = 0.4 + 0.6 * style_IU[:, 4:7], 0.3 * style_IU[:, 7:10]
+    if mirrored:
+        light_IHV = np.where((style_IU[:, 2] < 0.5)[:, None, None], light_IHV, light_IHV[:, ::-1])
+        light_IHV = np.where((style_IU[:, 3] < 0.5)[:, None, None], light_IHV, light_IHV[:, :, ::-1])
+    if palette == "grey":
+        ink_IC, ground_IC = np.repeat(0.6 + 0.4 * style_IU[:, 4:5], 3, axis=1), np.zeros((len(count_IHV), 3))
+    else:
+        ink_IC, ground_IC = 0.4 + 0.6 * style_IU[:, 4:7], 0.3 * style_IU[:, 7:10]
     colour_IHVC = ground_IC[:, None, None] + light_IHV[..., None] * (ink_IC - ground_IC)[:, None, None]
     return (255 * colour_IHVC + 0.5).astype(np.uint8)
 

@@ -10,6 +10,9 @@ from pipeline.models.variant import ViTConfig
 
 Precision = Literal["bf16", "fp32"]
 
+# Dense bf16 peaks in FLOP/s by the vendors' data sheets, without sparsity. A device that is not here gets no MFU.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "V100": 125e12}
+
 _ELEMENT_BYTES: dict[Precision, int] = {"bf16": 2, "fp32": 4}
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline import storage
 from pipeline.config import encode, execution, fingerprint
 from pipeline.data.view import TrainView
+from pipeline.evals.findings import si
 from pipeline.models import flops
 from pipeline.models.variant import ViTConfig
 from pipeline.stage import Artifact, Cluster, Member, Track
@@ -117,17 +118,18 @@ def pretrain(config: Pretrain, *, out: str, cluster: Cluster, track: Track, shar
     track.params(encode(config))
     track.dataset(name=manifest.name, digest=manifest.digest, source=shards.uri, context="pretrain")
     log.info(
-        "pretrain: %.2f M parameters, %d steps of %d images (%.1f epochs of %d), %.3g exaFLOPs",
-        parameters / 1e6,
+        "pretrain: %s, %d steps of %d images (%.1f epochs of %d), %s",
+        f"{si(parameters)} parameters",
         config.steps,
         config.global_batch,
         images / num_samples,
         num_samples,
-        images * flops.train_flops(config.model) / 1e18,
+        si(images * flops.train_flops(config.model), "FLOP"),
     )
     job = Job(config, shards.uri, out, fingerprint([encode(config, identity=True), manifest.digest]))
     with Driver(out=out, steps=config.steps, title="pretrain", track=track) as driver:
         result = cluster.gang(train_member, job, on_message=driver.hear)
+    track.model(name="vit", uri=job.weights, digest=result["digest"], params=encode(config.model), step=config.steps)
     return {
         **result,
         "weights": job.weights,

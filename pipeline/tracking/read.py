@@ -16,7 +16,7 @@ def search(
 ) -> Iterator[dict[str, Any]]:
     """The runs whose tags equal `where`, newest first, fetched page by page as they are taken.
 
-    Each is {run_id, key, kind, experiment, name, status, created (ISO, UTC), params, metrics, tags}.
+    Each is {run_id, key, kind, experiment, name, status, created (ISO, UTC), params, metrics, tags, datasets}.
     No `experiment` means all. Raises FileNotFoundError if there is no such database or experiment, ConnectionError
     if a server does not answer, ValueError for a value that cannot be asked for.
     """
@@ -89,4 +89,5 @@ def _plain(run: Any, experiments: Mapping[str, str]) -> dict[str, Any]:
         "params": dict(run.data.params),
         "metrics": dict(run.data.metrics),
         "tags": tags,
+        "datasets": [used.dataset.name for used in run.inputs.dataset_inputs],
     }

@@ -9,10 +9,8 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.distributed
 
+from pipeline.models.flops import PEAK_FLOPS
 from pipeline.train.loop import Tick
-
-# Dense bf16 peak in FLOP/s by the vendor's data sheets; a device that is not here gets no MFU.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "V100": 125e12}
 
 
 class Meter:

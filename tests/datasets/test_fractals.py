@@ -1,5 +1,6 @@
 """Fractals: pixels that follow from numbers alone, in classes that can be told apart."""
 
+import dataclasses
 import hashlib
 import io
 import pickle
@@ -19,7 +20,7 @@ def pixels(sample) -> np.ndarray:
 
 
 def test_the_pixels_are_what_they_were_in_the_first_release():
-    images = render([(0, 0), (1, 5), (700, 3)], seed=0, image_px=32)
+    images = render([(0, 0), (1, 5), (700, 3)], source=dataclasses.replace(SOURCE, palette="colour"))
     assert hashlib.sha256(images.tobytes()).hexdigest()[:16] == "14a4ca2b3f740e53"
 
 
@@ -60,7 +61,7 @@ def test_every_image_is_another_one_in_both_splits():
 
 def test_every_class_fills_the_picture_enough_and_none_floods_it():
     for label in range(12):
-        picture = render([(label, 0)], seed=0, image_px=32)[0].astype(int)
+        picture = render([(label, 0)], source=SOURCE)[0].astype(int)
         drawn = np.abs(picture - picture[0, 0]).sum(axis=2) > 20
         assert 0.08 < drawn.mean() < 0.8, label
 
@@ -76,7 +77,7 @@ def test_every_map_of_every_instance_contracts():
 
 def test_classes_can_be_told_apart_by_their_nearest_neighbour():
     def features(instances):
-        images = render([(c, i) for c in range(12) for i in instances], seed=0, image_px=32).mean(axis=3)
+        images = render([(c, i) for c in range(12) for i in instances], source=SOURCE).mean(axis=3)
         flat = images.reshape(len(images), -1)
         flat = flat - flat.mean(axis=1, keepdims=True)
         return flat / np.linalg.norm(flat, axis=1, keepdims=True)
@@ -96,10 +97,9 @@ def test_a_rendering_travels_to_another_process():
 
 
 def test_the_search_for_a_class_ends(monkeypatch):
-    monkeypatch.setattr(fractals, "_MIN_FILL", 1.1)
     monkeypatch.setattr(fractals, "_ROUNDS", 2)
     with pytest.raises(ValueError, match="seed: 5 gives no fractal for class 999 in 32 tries"):
-        class_maps(5, 999)
+        class_maps(5, 999, fill=(0.999, 1.0))
 
 
 @pytest.mark.parametrize("field", ["num_classes", "per_class", "image_px", "val_per_class", "seed"])
@@ -111,3 +111,32 @@ def test_impossible_numbers_are_refused_by_name(field):
 def test_an_unknown_split_lists_the_splits():
     with pytest.raises(ValueError, match="split: fractals-12 has no 'test'; it has train, val"):
         SOURCE.samples("test", [0])
+
+
+def test_grey_fractals_are_light_on_black_and_without_mirrors_keep_their_place():
+    plain = dataclasses.replace(SOURCE, mirrored=False)
+    images_IHVC = render([(4, instance) for instance in range(40)], source=plain)
+    assert (images_IHVC[..., :1] == images_IHVC).all()
+    assert images_IHVC.min() == 0
+    ours_HV, seen_HV = images_IHVC[:20].mean(axis=(0, 3)), images_IHVC[20:].mean(axis=(0, 3))
+    assert (
+        np.corrcoef(ours_HV.ravel(), seen_HV.ravel())[0, 1] > np.corrcoef(ours_HV.ravel(), seen_HV[::-1].ravel())[0, 1]
+    )
+
+
+def test_fewer_maps_and_another_fill_are_other_classes_within_their_bounds():
+    sparse = Fractals(num_classes=12, per_class=1, image_px=32, max_maps=3, fill=(0.05, 0.3))
+    for label in range(12):
+        maps_MP = class_maps(0, label, max_maps=3, fill=(0.05, 0.3))
+        assert 2 <= np.any(maps_MP != 0, axis=1).sum() <= 3
+    touched = (render([(label, 0) for label in range(12)], source=sparse).max(axis=3) > 0).mean(axis=(1, 2))
+    assert touched.mean() < 0.35
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"max_maps": 9}, "max_maps: must be from 2 to 8"), ({"fill": (0.5, 0.2)}, "fill: must be two rising")],
+)
+def test_a_look_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SOURCE, **changes)
