@@ -1,4 +1,4 @@
-"""The learning rate against numbers worked by hand from the formulas of big_vision (`create_learning_rate_schedule`)."""
+"""The learning rate against numbers worked by hand from the formulas of big_vision (utils.py)."""
 
 import math
 

@@ -83,7 +83,7 @@ def test_a_head_bias_of_minus_ten_makes_the_first_sigmoid_loss_small():
     """big_vision's `init_head_bias`: of K classes each costs log(1 + e^-10), the right one 10 more."""
     config = dataclasses.replace(CONFIG, num_classes=1000, head_bias=-10.0)
     loss, _ = Task(ViT(config, generator=torch.Generator().manual_seed(0)), Objective("sigmoid"))(BATCH)
-    assert loss.item() == pytest.approx(10 + 1000 * math.log1p(math.exp(-10)), rel=1e-5)
+    assert loss.item() == pytest.approx(10 + 1000 * math.log1p(math.exp(-10)), rel=1e-4)
 
 
 def test_labels_may_be_several_per_image():
@@ -121,15 +121,15 @@ def test_mixup_mixes_the_images_and_labels_of_neighbours():
     assert loss.item() == pytest.approx((MIXED * own + (1 - MIXED) * other).mean().item(), rel=1e-6)
 
 
-def test_mixup_is_smoothed_after_it_is_mixed():
+def test_mixed_labels_are_smoothed_like_others():
     model = model_of()
     batch = dataclasses.replace(BATCH, mixed_B=MIXED)
-    loss, _ = Task(model, Objective(mixup=0.2, label_smoothing=0.2))(batch)
+    smoothed, _ = Task(model, Objective(mixup=0.2, label_smoothing=0.2))(batch)
     plain, _ = Task(model, Objective(mixup=0.2))(batch)
-    flat, _ = Task(model, Objective(label_smoothing=0.2, mixup=0.2))(batch)
-    uniform = 5 * (loss - 0.8 * plain)  # what is left is the cross-entropy against the uniform distribution
-    assert loss == flat
-    assert uniform.item() > math.log(CLASSES)
+    own_BCHW, weight = BATCH.images_BCHW.float() / 127.5 - 1, MIXED[:, None, None, None]
+    logits_BK = model(weight * own_BCHW + (1 - weight) * own_BCHW[PARTNERS])
+    to_uniform = -logits_BK.log_softmax(1).mean()
+    assert smoothed.item() == pytest.approx((0.8 * plain + 0.2 * to_uniform).item(), rel=1e-6)
 
 
 def test_mixup_that_keeps_everything_changes_nothing():
