@@ -1,7 +1,7 @@
 """Fractals to digits: every part of the pipeline in minutes, on two CPU cores, with nothing downloaded.
 
-A small ViT learns to tell 48 fractals apart (Kataoka et al., ACCV 2020) at 24 px; then it is transferred to scikit-learn's
-handwritten digits, frozen at 24 px and fine-tuned at 32 px, and set beside the same model from random initialisation.
+A small ViT learns to tell 48 fractals apart (Kataoka et al., ACCV 2020) at 24 px. Then it is transferred to the
+handwritten digits of scikit-learn, frozen at 24 px and fine-tuned at 32 px, beside the same model from random weights.
 What to expect is the table in the README.
 """
 
@@ -9,6 +9,7 @@ from pipeline.data.view import EvalView, TrainView
 from pipeline.datasets.digits import Digits
 from pipeline.datasets.fractals import Fractals
 from pipeline.evals.protocol import Fewshot, Knn, Linear
+from pipeline.models.origin import Init
 from pipeline.models.variant import ViTConfig
 from pipeline.stage import Resources, Stage
 from pipeline.stages.finetune import Finetune, finetune
@@ -21,7 +22,7 @@ from pipeline.train.schedule import Schedule
 
 CLASSES = 48
 PRETRAIN_PX, FINETUNE_PX = 24, 32
-INITS = ("pretrained", "random")
+INITS: tuple[Init, ...] = ("pretrained", "random")
 
 MODEL = ViTConfig(
     width=128,
@@ -72,7 +73,7 @@ def stages() -> tuple[Stage, ...]:
     return (page,)
 
 
-def _transfer(init: str) -> Transfer:
+def _transfer(init: Init) -> Transfer:
     return Transfer(
         "digits",
         EvalView(PRETRAIN_PX),
@@ -83,7 +84,7 @@ def _transfer(init: str) -> Transfer:
     )
 
 
-def _finetune(init: str) -> Finetune:
+def _finetune(init: Init) -> Finetune:
     """On 5 and on 10 images of each digit; no flips, which would make other digits of some."""
     return Finetune(
         "digits",

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import queue
 import tempfile
 import threading
 import uuid
@@ -20,6 +21,7 @@ from pipeline.stage import Member, Resources
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
+FATAL = "fatal"  # the key of the message that ends a gang
 QUIET = {  # of Ray's own processes; the first two also stop its usage report and its version chatter
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "1",
@@ -97,34 +99,66 @@ class RayCluster:
     def gang(
         self, function: Callable[[Member, Any], Any], payload: Any, *, on_message: Callable[[Mapping[str, Any]], None]
     ) -> Any:
-        """See `pipeline.stage.Cluster`. Raises GangFailed with the error of the first process that failed."""
+        """See `pipeline.stage.Cluster`. A user's mistake (ValueError, a missing file) found by a process is raised at
+        once and not tried again; GangFailed for what restarting did not mend. Either way the run is over.
+        """
         import ray
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
 
-        resources = self.resources
         mailbox = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=4).remote()
-        with tempfile.TemporaryDirectory(prefix="tessera-gang-") as scratch, _reading(mailbox, on_message):
-            trainer = TorchTrainer(
-                _member,
-                train_loop_config={"function": function, "payload": payload, "mailbox": mailbox},
-                torch_config=TorchConfig(timeout_s=1800),
-                scaling_config=ScalingConfig(
-                    num_workers=resources.workers or 1,
-                    use_gpu=resources.gpus_per_worker > 0,
-                    resources_per_worker=_wanted(resources),
-                ),
-                run_config=RunConfig(
-                    name=f"gang-{uuid.uuid4().hex[:12]}",
-                    storage_path=scratch,
-                    failure_config=FailureConfig(max_failures=resources.max_restarts),
-                    worker_runtime_env={"env_vars": _environment(resources)},
-                ),
-            )
-            try:
-                return trainer.fit().return_value
-            except Exception as error:  # the process border: Ray wraps whatever happened there
-                raise _explained(error) from error
+        ended: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
+
+        def hear(message: Mapping[str, Any]) -> None:
+            if FATAL in message:
+                ended.put(_Ended(error=message[FATAL]))
+            else:
+                on_message(message)
+
+        with tempfile.TemporaryDirectory(prefix="tessera-gang-") as scratch, _reading(mailbox, hear):
+            config = {"function": function, "payload": payload, "mailbox": mailbox}
+            trainer = _trainer(config, resources=self.resources, scratch=scratch)
+            threading.Thread(target=_fit, args=(trainer, ended), name="gang", daemon=True).start()
+            end = ended.get()
+        if end.error is not None:
+            raise end.error
+        return end.result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ended:
+    """How a gang ended."""
+
+    result: Any = None
+    error: Exception | None = None
+
+
+def _trainer(config: Mapping[str, Any], *, resources: Resources, scratch: str) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    return TorchTrainer(
+        _member,
+        train_loop_config=dict(config),
+        torch_config=TorchConfig(timeout_s=1800),
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers or 1,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker=_wanted(resources),
+        ),
+        run_config=RunConfig(
+            name=f"gang-{uuid.uuid4().hex[:12]}",
+            storage_path=scratch,
+            failure_config=FailureConfig(max_failures=resources.max_restarts),
+            worker_runtime_env={"env_vars": _environment(resources)},
+        ),
+    )
+
+
+def _fit(trainer: Any, ended: "queue.SimpleQueue[_Ended]") -> None:
+    """Runs in a thread, so that the driver can leave as soon as it is told of a mistake."""
+    try:
+        ended.put(_Ended(result=trainer.fit().return_value))
+    except Exception as error:  # noqa: BLE001  the process border: Ray wraps whatever happened there
+        ended.put(_Ended(error=_explained(error)))
 
 
 class Mailbox:
@@ -163,7 +197,11 @@ def _member(config: Mapping[str, Any]) -> Any:
 
     context = train.get_context()
     member = GangMember(context.get_world_rank(), context.get_world_size(), context.get_local_rank(), config["mailbox"])
-    return config["function"](member, config["payload"])
+    try:
+        return config["function"](member, config["payload"])
+    except (ValueError, FileNotFoundError) as error:
+        member.send({FATAL: error})
+        raise
 
 
 def _task(function: Callable[[Any], Any], item: Any) -> Any:

@@ -49,6 +49,8 @@ def default_tracking() -> str:
 
 def execute(recipe: Recipe, where: Where, *, rebuild: Collection[str] = ()) -> dict[str, Artifact]:
     """Bring the recipe up to date under `where.root`. Raises what stages raise, Drifted, StorageError or Busy."""
+    if storage.is_local(where.root):  # workers have folders of their own, so a relative path would be another there
+        where = replace(where, root=str(storage.local_path(where.root).absolute()))
     storage.check_writable(where.root)
     with _alone(where.root):
         steps = runner.plan(recipe.stages, root=where.root, rebuild=rebuild)

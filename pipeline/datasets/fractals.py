@@ -133,7 +133,7 @@ def class_maps(seed: int, label: int, *, max_maps: int = _MAX_MAPS, fill: tuple[
 
 
 def _candidates(bits: np.random.Philox, *, max_maps: int) -> Floats:
-    """Systems of two to `max_maps` maps: parameters uniform in [-1, 1], linear parts scaled down until they contract."""
+    """Systems of 2 to `max_maps` maps: parameters uniform in [-1, 1], linear parts scaled down until they contract."""
     draw = _uniforms(bits, _CANDIDATES * (1 + _MAX_MAPS * 6)).reshape(_CANDIDATES, 1 + _MAX_MAPS * 6)
     num_maps_I = 2 + (draw[:, 0] * (max_maps - 1)).astype(np.int64)
     maps_IMP = (2 * draw[:, 1:] - 1).reshape(_CANDIDATES, _MAX_MAPS, 6)
