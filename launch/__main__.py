@@ -73,6 +73,7 @@ def run(
 ) -> None:
     """Make what a recipe asks for and is not there yet. The same command goes on where a killed run stopped."""
     with _errors(debug=debug, log_format=log_format):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         from launch import run as running
         from launch.recipe import load
 
@@ -87,7 +88,6 @@ def run(
             steps = runner.plan(chosen.stages, root=where.root, rebuild=rebuild or [])
             typer.echo(plan.render(steps, output=output.value))
             return
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         done = running.execute(chosen, where, rebuild=rebuild or [])
         from launch.ending import ending
 
@@ -158,11 +158,19 @@ def _top(
     version: Annotated[bool, typer.Option("--version", help="Print versions and stop.", is_eager=True)] = False,
 ) -> None:
     if version:
-        from importlib.metadata import version as installed
-
         names = ("tessera", "torch", "ray", "deepspeed", "mlflow", "webdataset", "boto3")
-        typer.echo("\n".join(f"{name} {installed(name)}" for name in names))
+        typer.echo("\n".join(f"{name} {_installed(name)}" for name in names))
         raise typer.Exit
+
+
+def _installed(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed(name)
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 class _errors:  # noqa: N801  a `with` that reads like a phrase

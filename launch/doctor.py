@@ -5,13 +5,14 @@ import os
 import platform
 import shutil
 import sys
-import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline import storage
+from pipeline.tracking import redact
 
 PACKAGES = ("torch", "deepspeed", "ray", "mlflow", "webdataset", "boto3", "simplejpeg", "safetensors")
 LEAST_SHM_GIB, LEAST_DISK_GIB, LEAST_FILES = 1.0, 5.0, 4096
@@ -88,14 +89,17 @@ def _root(root: str) -> Finding:
 
 
 def _tracking(uri: str) -> Finding:
+    shown = redact(uri)
     if not uri.startswith(("http://", "https://")):
-        return Finding("mlflow store", "ok", uri)
+        return Finding("mlflow store", "ok", shown)
+    parts = urllib.parse.urlsplit(uri)  # a user and password in it are MLflow's affair: health is for everybody
+    health = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path.rstrip('/')}/health")
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5) as answer:  # noqa: S310  http(s) only
-            return Finding("mlflow store", "ok", f"{uri} answers {answer.status}")
-    except (urllib.error.URLError, OSError) as error:
+        with urllib.request.urlopen(health.geturl(), timeout=5) as answer:  # noqa: S310  http(s) only
+            return Finding("mlflow store", "ok", f"{shown} answers {answer.status}")
+    except (OSError, ValueError) as error:  # URLError is an OSError; ValueError for a port that is no number
         remedy = "start the server, or mend MLFLOW_TRACKING_URI; runs go on without it and are sent later"
-        return Finding("mlflow store", "warn", f"{uri}: {error}", remedy)
+        return Finding("mlflow store", "warn", f"{shown}: {error}", remedy)
 
 
 def _devices() -> Finding:

@@ -10,6 +10,7 @@ from launch.recipe import Recipe
 from launch.run import Where
 from pipeline.evals import compare
 from pipeline.stage import Artifact
+from pipeline.tracking import redact
 
 
 def ending(recipe: Recipe, where: Where, done: Mapping[str, Artifact]) -> None:
@@ -25,9 +26,9 @@ def ending(recipe: Recipe, where: Where, done: Mapping[str, Artifact]) -> None:
             _say("report", str(report))
     _say("outputs", where.root)
     if where.tracking.startswith("sqlite:///"):
-        _say("MLflow", f"mlflow ui --backend-store-uri {shlex.quote(where.tracking)}")
+        _say("MLflow", f"mlflow ui --backend-store-uri {shlex.quote(redact(where.tracking))}")
     else:
-        _say("MLflow", where.tracking)
+        _say("MLflow", redact(where.tracking))
     root = "" if where.root == f"runs/{recipe.name}" else f" --root {shlex.quote(where.root)}"
     _say("again", f"tessera results {recipe.name} · tessera status {recipe.name}{root}")
 

@@ -44,9 +44,16 @@ def load(name: str, *, assignments: Sequence[str] = ()) -> Recipe:
     else:
         known = names()
         raise NoRecipe(f"{name}: no such recipe; there are {', '.join(known)}{meant(name, known)}, or name a .py file")
+    return Recipe(path.stem if path.suffix else name, override(_targets(module, name), assignments))
+
+
+def _targets(module: ModuleType, name: str) -> tuple[Stage, ...]:
     if not callable(getattr(module, "stages", None)):
         raise ConfigError(f"{name}: a recipe defines stages(), which returns its target stages")
-    return Recipe(path.stem if path.suffix else name, override(tuple(module.stages()), assignments))
+    targets = module.stages()
+    if not isinstance(targets, tuple | list) or not targets or not all(isinstance(t, Stage) for t in targets):
+        raise ConfigError(f"{name}: stages() returned {targets!r}; a tuple of stages would be right")
+    return tuple(targets)
 
 
 def _from_file(path: Path) -> ModuleType:

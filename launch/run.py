@@ -141,9 +141,11 @@ def _identity(recipe: Recipe, root: str) -> str:
 @contextlib.contextmanager
 def _alone(root: str) -> Iterator[None]:
     """Two runs on one root would write into each other's outputs. A lock of this machine; it ends with the process."""
-    folder = storage.local_path(root) if storage.is_local(root) else Path(tempfile.gettempdir())
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f".tessera-{fingerprint(root)}.lock"
+    if storage.is_local(root):  # in the folder itself, by whatever name it was reached
+        path = storage.local_path(root) / ".tessera.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        path = Path(tempfile.gettempdir(), f".tessera-{fingerprint(root.rstrip('/'))}.lock")
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

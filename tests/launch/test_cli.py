@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from pipeline import storage
-from pipeline.config import fingerprint
 from tests.launch.conftest import RECIPE, ROOT
 
 
@@ -145,6 +144,14 @@ def test_what_is_done_is_done_again_at_once(tessera, tmp_path, made):
     assert "report" in ended.err
 
 
+def test_a_password_in_the_tracking_uri_is_not_shown(tessera, tmp_path, made):
+    made(str(tmp_path / "root"))
+    ended = tessera("run", RECIPE, "--root", "root", MLFLOW_TRACKING_URI="https://me:hidden@mlflow.example")
+    assert (ended.code, ended.out) == (0, "")
+    assert "https://me:***@mlflow.example" in ended.err
+    assert "hidden" not in ended.err
+
+
 def test_execution_changes_nothing_that_is_done(tessera, tmp_path, made):
     made(str(tmp_path / "root"))
     assert tessera("run", RECIPE, "--root", "root", "--set", "shards/small.threads=7").code == 0
@@ -175,12 +182,14 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tessera, tmp_path, m
 
 
 def test_two_runs_on_one_root_end_with_4_for_the_second(tessera, tmp_path):
-    root = tmp_path / "root"
+    root, other_name = tmp_path / "root", tmp_path / "link"
     root.mkdir()
-    with (root / f".tessera-{fingerprint(str(root))}.lock").open("w") as lock:
+    other_name.symlink_to(root)
+    with (root / ".tessera.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        message = error_of(tessera("run", RECIPE, "--root", str(root)), 4)
-    assert message == f"{root}: another run is at work there; wait for it, or use another --root"
+        for name in (root, other_name):
+            message = error_of(tessera("run", RECIPE, "--root", str(name)), 4)
+            assert message == f"{name}: another run is at work there; wait for it, or use another --root"
 
 
 def test_a_root_of_another_recipe_ends_with_2(tessera, tmp_path, made):
