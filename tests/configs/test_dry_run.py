@@ -97,12 +97,6 @@ def test_hours_are_those_of_the_flops_at_forty_per_cent(root):
     assert "40%" in plan.render(steps("vit_h14_jft", root=root), output="table")
 
 
-def test_the_peaks_are_those_that_training_is_measured_by():
-    from pipeline.train import measure
-
-    assert {name: measure.PEAK_FLOPS[name] for name in size.PEAK_FLOPS} == size.PEAK_FLOPS
-
-
 @pytest.mark.parametrize("name", PAPER)
 def test_every_recipe_of_a_paper_fits_its_gpus(name, root):
     for row in plan.plan_rows(steps(name, root=root)):
