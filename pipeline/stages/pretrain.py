@@ -137,7 +137,7 @@ def pretrain(config: Pretrain, *, out: str, cluster: Cluster, track: Track, shar
         "images": images,
         "parameters": parameters,
         "train_flops": images * flops.train_flops(config.model),
-        "dataset": manifest.name,
+        "data": f"{manifest.name}, {num_samples} images",
         "quarantined": driver.quarantined,
         "model": encode(config.model),
         **driver.summary(),
