@@ -215,6 +215,7 @@ def test_what_another_config_began_is_not_gone_on_with(root, machine):
     with pytest.raises(Killed):
         go(stages(), root, machine)
     machine.again()
+    assert dict(actions(stages("optim.lr=0.002"), root))["train"] == "refuse"
     with pytest.raises(Drifted) as error:
         go(stages("optim.lr=0.002"), root, machine)
     assert str(error.value) == (

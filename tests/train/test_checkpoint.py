@@ -197,6 +197,8 @@ def test_one_that_was_passed_over_does_not_push_out_the_one_that_was_just_saved(
     save(uri, 7, keep=1)
     assert step_of(checkpoint.newest(uri)) == 7
     assert checkpoint.steps(uri) == [7, 10]
+    save(uri, 8, keep=2)
+    assert checkpoint.steps(uri) == [7, 8, 10], "two up to the one just saved"
     save(uri, 10, keep=1)
     assert checkpoint.steps(uri) == [10]
     assert step_of(checkpoint.newest(uri)) == 10

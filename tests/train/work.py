@@ -145,6 +145,15 @@ def resume_all(folder: str, cases: tuple[tuple[str, Case], ...]) -> dict[tuple[s
     return told
 
 
+def set_back(uri: str, case: Case) -> list[list[float]]:
+    """The losses of five steps after a checkpoint, twice with the same engine."""
+    engine, told = engine_of(case), []
+    for _ in range(2):
+        assert saver_of(uri, engine, stage=case.stage).resume() == 5
+        told.append(losses(engine, 5, case))
+    return told
+
+
 def against_single(cases: tuple[Case, ...]) -> list[tuple[list[Any], list[Any]]]:
     """Ten steps of both engines: (loss, accuracy, lr, gradient norm) of each."""
     told = []
