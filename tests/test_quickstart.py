@@ -119,7 +119,7 @@ def test_another_learning_rate_is_refused_and_named(finished):
     folder, settings, _ = finished
     refused = tessera("run", "quickstart", *settings, "--set", "pretrain.optim.lr=0.5", cwd=folder)
     assert refused.returncode == 2
-    assert "config.optim.lr: 0.001 -> 0.5" in refused.stderr
+    assert "config.optim.lr: 0.002 -> 0.5" in refused.stderr
     assert "--rebuild pretrain" in refused.stderr
 
 
