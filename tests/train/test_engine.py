@@ -173,6 +173,16 @@ def test_weight_decay_falls_on_weight_matrices_alone_and_is_multiplied_by_the_le
     assert any(decays(name, len(shape)) and np.abs(start[name]).max() > 0.1 for name, shape in shapes.items())
 
 
+def test_each_rank_drops_out_other_units(folder):
+    model = dataclasses.replace(MODEL, dropout=0.5)
+    case = Case(1, model=model, optim=dataclasses.replace(ADAMW, schedule=STILL))
+    one, other = gang.run(work.second_loss, case, world=2, folder=folder)
+    assert one != other
+    same = dataclasses.replace(case, model=dataclasses.replace(model, dropout=0.0))
+    one, other = gang.run(work.second_loss, same, world=2, folder=folder)
+    assert one == other
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_masked_patch_prediction_trains_in_every_stage(folder, stage):
     model = dataclasses.replace(MODEL, num_classes=0, mask_token=True, patch_outputs=512)

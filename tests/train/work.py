@@ -184,6 +184,13 @@ def train_on_one(case: Case, steps: int) -> list[float]:
     return [mean(engine.train(part_of(global_batch(0, case)))["loss"]) for _ in range(steps)]
 
 
+def second_loss(case: Case) -> float:
+    """This rank's loss on images that all ranks are given alike; the second, since the head is zero at first."""
+    engine = engine_of(case)
+    half = global_batch(0, case).part(0, GLOBAL_BATCH // 2)
+    return [float(engine.train(half)["loss"]) for _ in range(2)][1]
+
+
 def norms(case: Case, steps: int) -> list[float]:
     engine = engine_of(case)
     return [float(engine.train(part_of(global_batch(engine.step, case)))["grad_norm"]) for _ in range(steps)]
