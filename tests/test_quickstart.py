@@ -63,7 +63,7 @@ def test_the_run_ends_in_the_transfer_table_and_says_where_the_rest_is(finished)
 
 def test_mlflow_holds_the_pipeline_its_stages_the_trials_and_the_results(finished):
     folder, _, _ = finished
-    runs = search(f"sqlite:///{folder}/runs/mlflow.db")
+    runs = list(search(f"sqlite:///{folder}/runs/mlflow.db"))
     kinds = {
         kind: [run for run in runs if run["tags"]["tessera.kind"] == kind]
         for kind in ("pipeline", "stage", "trial", "result")

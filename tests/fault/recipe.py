@@ -9,7 +9,7 @@ from pipeline.stages.pretrain import Pretrain, pretrain
 from pipeline.train.optim import Optim
 from pipeline.train.schedule import Schedule
 
-CLASSES, STEPS, EVERY = 6, 120, 10
+CLASSES, STEPS, EVERY = 6, 300, 10
 
 
 def stages() -> tuple[Stage, ...]:

@@ -60,6 +60,10 @@ class Run:
         self.everything.update({one.pid: one for one in found})
         return found
 
+    def newest(self):
+        """The step of the newest whole checkpoint."""
+        return max(checkpoint.steps(storage.join(self.root, "pretrain", "checkpoints")))
+
     def trainers(self):
         """The processes of the gang seen so far that are still there. Ray names them after what they run."""
         self.family()
@@ -120,7 +124,7 @@ def test_a_run_that_loses_a_worker_then_its_driver_then_everything_ends_with_the
     assert not psutil.wait_procs(first.trainers(), timeout=60)[1], "a trainer outlives its driver"
 
     second = Run(root, folder)
-    second.until_checkpoint(step + 2 * recipe.EVERY)
+    second.until_checkpoint(first.newest() + 2 * recipe.EVERY)  # the newest of the dead run: it had gone on meanwhile
     assert "going on from the checkpoint of step" in second.said()
     second.kill_everything()
 
