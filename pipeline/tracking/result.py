@@ -67,7 +67,9 @@ def log_result(track: Track, result: Result) -> None:
     }
     mark = hashlib.blake2b("\n".join(facts.values()).encode(), digest_size=4).hexdigest()
     name = f"{result.task} {result.protocol} {result.metric} {result.init} {mark}"
+    headline = {f"transfer/{result.task}_{result.protocol}": result.mean}
+    track.metrics(headline)  # on the stage too, where its run is looked at
     with track.child(name, kind="result") as run:
         run.params(facts)
         run.tags(facts)
-        run.metrics({"mean": result.mean, "std": result.std, f"transfer/{result.task}_{result.protocol}": result.mean})
+        run.metrics({"mean": result.mean, "std": result.std, **headline})
