@@ -57,10 +57,12 @@ class View:
 
     def _apply_or_skip(self, run: Attached, events: list[Event]) -> None:
         """Apply them together; if MLflow refuses that, one by one, leaving out what it refuses for good."""
+        from mlflow.exceptions import MlflowException
+
         try:
             self._apply(run, events)
-        except Exception as error:
-            if getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE" or not self._is_active(run):
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE" or not self._is_active(run):
                 raise
             if len(events) > 1:
                 for event in events:

@@ -245,18 +245,23 @@ def stages():
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_ends_with_the_code_of_its_signal(tmp_path, number, code):
     (tmp_path / "sleeping.py").write_text(SLEEPING)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "launch", "run", "sleeping.py"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
-    )
-    while not (tmp_path / "begun").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+        # a shell's background job ignores Ctrl-C, and so would whatever these tests start from there
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    ) as process:
+        try:
+            while not (tmp_path / "begun").exists():
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == code
     assert "Traceback" not in err
     if number == signal.SIGINT:
