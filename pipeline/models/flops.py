@@ -9,6 +9,7 @@ from typing import Literal
 from pipeline.models.variant import ViTConfig
 
 Precision = Literal["bf16", "fp32"]
+Recompute = Literal["none", "selective", "full"]
 
 # Dense bf16 peaks in FLOP/s by the vendors' data sheets, without sparsity. A device that is not here gets no MFU.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "V100": 125e12}
@@ -42,55 +43,103 @@ def forward_macs(config: ViTConfig) -> int:
 
     Both heads count where the config has them. Other sizes: `dataclasses.replace(config, image_px=...)`.
     """
-    width, tokens, patches = config.width, config.num_tokens, config.num_patches
+    return _macs(config, tokens=config.num_tokens)
+
+
+def _macs(config: ViTConfig, *, tokens: int) -> int:
+    """The same where the blocks see `tokens` tokens: the patch embedding always sees every patch."""
+    width, patches = config.width, config.num_patches
     total = patches * config.channels * config.patch_px**2 * width
-    linear = 4 * width * width + 2 * width * config.mlp_dim
-    total += config.depth * tokens * (linear + 2 * tokens * width)
+    total += config.depth * _block_macs(config, tokens=tokens)
     if config.pool == "map":
         # The query, its output and the MLP are one token; keys and values are all of them.
-        total += linear + 2 * (tokens - 1) * width * width + 2 * tokens * width
+        total += _linear_macs(config) + 2 * (tokens - 1) * width * width + 2 * tokens * width
     total += width * width * config.pre_logits
     return total + width * (config.num_classes + patches * config.patch_outputs)
+
+
+def _linear_macs(config: ViTConfig) -> int:
+    """Of the linear layers of a block for one token: qkv and the output projection are 4DD, the MLP is 2DM."""
+    return 4 * config.width * config.width + 2 * config.width * config.mlp_dim
+
+
+def _block_macs(config: ViTConfig, *, tokens: int) -> int:
+    return tokens * (_linear_macs(config) + 2 * tokens * config.width)
 
 
 def train_flops(config: ViTConfig) -> int:
     """FLOPs of one training step per image: 6 x multiply-adds, the convention of the paper's own exaFLOPs column.
 
     (2 FLOPs per multiply-add, and a backward pass of twice the forward pass, for the weights and for the inputs.)
+    Every token of the last block counts, as in everybody's figures, though with a class token we compute only what the
+    head reads: `executed_flops`. Patches that patch dropout leaves out do not count.
     """
-    return 6 * forward_macs(config)
+    return 6 * _macs(config, tokens=_train_tokens(config))
 
 
-def activation_bytes(config: ViTConfig, *, precision: Precision = "bf16", recompute: bool = False) -> int:
+def executed_flops(config: ViTConfig, *, recompute: Recompute = "none") -> int:
+    """FLOPs that a training step really computes per image, for the utilisation of the hardware (HFU).
+
+    Less than `train_flops` by what the last block leaves out when the head reads the first token alone: queries, both
+    products of attention, the output projection and the MLP of all other tokens. More by the second forward pass of
+    all blocks with "full" recomputation (up to the MLP's second layer, whose result no backward pass needs);
+    "selective" computes no matrix product twice.
+    """
+    tokens, width = _train_tokens(config), config.width
+    left_out = tokens - 1 if reads_first(config) else 0
+    skipped = left_out * (_linear_macs(config) - 2 * width * width + 2 * tokens * width)
+    again = 0
+    if recompute == "full":
+        again = config.depth * _block_macs(config, tokens=tokens) - skipped
+        again -= (config.depth * tokens - left_out) * width * config.mlp_dim
+    return 6 * (_macs(config, tokens=tokens) - skipped) + 2 * again
+
+
+def activation_bytes(config: ViTConfig, *, precision: Precision = "bf16", recompute: Recompute = "none") -> int:
     """About what one image holds between forward and backward pass: an estimate for choosing the micro-batch.
 
-    Counts the tensors that the backward pass needs, with an attention that never stores its matrix. With `recompute`
-    (every block a checkpoint) only the input of each block stays, and one block at a time has all of its own.
+    Counts the tensors that the backward pass needs, with an attention that never stores its matrix. With "full"
+    recomputation only the input of each block stays, with "selective" the results of its matrix products too; one
+    block at a time has all of its own besides.
     Not counted: weights, gradients, the allocator's fragmentation and the kernels' workspaces.
     """
-    element, width, tokens = _ELEMENT_BYTES[precision], config.width, config.num_tokens
-    block = _block_activation_bytes(config, element=element)
+    element, width, tokens = _ELEMENT_BYTES[precision], config.width, _train_tokens(config)
+    block = _block_activation_bytes(config, element=element, tokens_out=tokens)
+    last = _block_activation_bytes(config, element=element, tokens_out=1 if reads_first(config) else tokens)
     inputs = element * tokens * width
-    blocks = config.depth * inputs + block if recompute else config.depth * block
+    products = element * tokens * (6 * width + config.mlp_dim) if recompute == "selective" else 0  # qkv, attention, ...
+    blocks = (config.depth - 1) * block + last if recompute == "none" else config.depth * (inputs + products) + block
     patches = element * config.num_patches * config.channels * config.patch_px**2
-    masks = tokens * width if config.dropout else 0  # after adding positions
-    return patches + masks + blocks + inputs  # the last norm has an input too
+    masks = config.num_tokens * width if config.dropout else 0  # after adding positions
+    return patches + masks + blocks + (element * width if reads_first(config) else inputs)  # the last norm's input
 
 
-def _block_activation_bytes(config: ViTConfig, *, element: int) -> int:
-    """Bytes of one block and one image.
+def reads_first(config: ViTConfig) -> bool:
+    """Whether the head reads the first token alone, so that the last block gives no other."""
+    return config.pool == "cls" and not config.patch_outputs
+
+
+def _train_tokens(config: ViTConfig) -> int:
+    """Tokens that the blocks see in pre-training: fewer than there are with patch dropout."""
+    return config.num_kept(config.num_patches) + (config.pool == "cls")
+
+
+def _block_activation_bytes(config: ViTConfig, *, element: int, tokens_out: int) -> int:
+    """Bytes of one block and one image, whose outputs are `tokens_out` tokens.
 
     Per token, with D the width and M the MLP's: the inputs of two norms, of qkv, proj and fc1 are 5D, q, k and v
     another 3D, the inputs of GELU and of fc2 2M: 32 bytes x tokens x width for M = 4D in 16 bit. Dropout adds masks of
     one byte: 2D, and M for the one after GELU. The often quoted 34 (Korthikanti et al., arXiv 2205.05198, less the
     attention matrix) is 32 with the first two masks only; with all three it is 38.
     Statistics in float32: mean and deviation of two norms, and one log-sum-exp per head.
+    Of these, the first norm, the input of qkv, k and v are needed for every token, whatever is put out.
     """
     width, mlp_dim = config.width, config.mlp_dim
-    per_token = element * (8 * width + 2 * mlp_dim) + 4 * (2 * 2 + config.heads)
+    read = element * 4 * width + 4 * 2
+    put_out = element * (4 * width + 2 * mlp_dim) + 4 * (2 + config.heads)
     if config.dropout:
-        per_token += 2 * width + mlp_dim
-    return config.num_tokens * per_token
+        put_out += 2 * width + mlp_dim
+    return _train_tokens(config) * read + tokens_out * put_out
 
 
 def model_state_bytes(config: ViTConfig, *, zero_stage: int, gpus: int, precision: Precision = "bf16") -> int:

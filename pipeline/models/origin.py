@@ -54,8 +54,8 @@ class Origin:
 def with_new_head(model: ViTConfig, *, num_classes: int, image_px: int) -> ViTConfig:
     """The architecture that is fine-tuned (arXiv 2010.11929, sections 3.1 and 3.2): one linear head, no pre-logits.
 
-    Dropout and stochastic depth are of pre-training and are switched off, as in the papers' code. ValueError for an
-    image size that the patches do not tile.
+    Dropout of every kind and stochastic depth are of pre-training and are switched off, as in the papers' code.
+    ValueError for an image size that the patches do not tile.
     """
     return replace(
         model,
@@ -66,6 +66,8 @@ def with_new_head(model: ViTConfig, *, num_classes: int, image_px: int) -> ViTCo
         patch_outputs=0,
         dropout=0.0,
         drop_path=0.0,
+        drop_path_by="sample",
+        patch_dropout=0.0,
         head_bias=0.0,
     )
 

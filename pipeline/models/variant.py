@@ -12,6 +12,7 @@ Pool = Literal["cls", "gap", "map"]
 Position = Literal["learned", "sincos2d", "none"]
 Gelu = Literal["tanh", "exact"]
 Resize = Literal["bilinear", "bicubic"]
+DropPathBy = Literal["sample", "subset"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class ViTConfig:
     pre_logits: a tanh layer of size width before the head, part of what `features` returns. Fine-tuning drops it.
     mask_token, patch_outputs: for masked patch prediction: a learned stand-in for masked patches, and the size of the
         linear prediction per patch (0: none; 512 for the paper's 3-bit mean colour).
-    drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
+    drop_path: stochastic depth of the last block; it grows linearly from 0 at the first. drop_path_by: "sample" draws
+        for every image; "subset" leaves out a fixed share of the batch, and saves what it would have computed.
+    patch_dropout: the share of patches that pre-training leaves out of every image (FLIP, arXiv 2212.00794).
     gelu: "tanh" is what the papers' code computes; "exact" is the default of timm and transformers.
     head_bias: the head's bias at initialisation; about -log(classes) for sigmoid losses (-6.9 for 1k, -10 for 21k).
     """
@@ -48,6 +51,8 @@ class ViTConfig:
     patch_outputs: int = 0
     dropout: float = 0.0
     drop_path: float = 0.0
+    drop_path_by: DropPathBy = "sample"
+    patch_dropout: float = 0.0
     gelu: Gelu = "tanh"
     head_bias: float = 0.0
 
@@ -58,11 +63,12 @@ class ViTConfig:
         for name in ("num_classes", "patch_outputs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: must be 0 (none) or more, got {getattr(self, name)}")
-        for name in ("dropout", "drop_path"):
+        for name in ("dropout", "drop_path", "patch_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 0 and less than 1, got {getattr(self, name)}")
         choices = {"pool": ("cls", "gap", "map"), "position": ("learned", "sincos2d", "none")}
         choices |= {"position_resize": ("bilinear", "bicubic"), "gelu": ("tanh", "exact")}
+        choices |= {"drop_path_by": ("sample", "subset")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}")
@@ -86,6 +92,10 @@ class ViTConfig:
     def num_tokens(self) -> int:
         """Patches, and the class token where there is one."""
         return self.num_patches + (self.pool == "cls")
+
+    def num_kept(self, num_patches: int) -> int:
+        """How many patches of an image with `num_patches` remain in pre-training: all, but for patch dropout."""
+        return max(1, round(num_patches * (1 - self.patch_dropout)))
 
 
 def nearest_multiples(size_px: int, patch_px: int) -> str:

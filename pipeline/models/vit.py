@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from pipeline.models.block import NORM_EPS, Block, Dense, Mlp, split_heads
 from pipeline.models.initial import initialise
 from pipeline.models.position import Grid, resample_position, sincos2d
 from pipeline.models.variant import ViTConfig, nearest_multiples
@@ -21,15 +22,6 @@ from pipeline.models.variant import ViTConfig, nearest_multiples
 Output = Literal["logits", "features", "tokens", "patch_logits"]
 
 KEEP, MASKED, REPLACED = 0, 1, 2  # what masks_BN says of a patch
-
-_NORM_EPS = 1e-6
-
-
-class Dense(nn.Linear):
-    """nn.Linear that draws no weights of its own: `initial.py` does, from an explicit generator."""
-
-    def reset_parameters(self) -> None:
-        pass
 
 
 class ViT(nn.Module):
@@ -54,7 +46,7 @@ class ViT(nn.Module):
         self.patch_embed = nn.Sequential(OrderedDict(proj=PatchProjection(config)))
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, index=index) for index in range(config.depth))
-        self.norm = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.attn_pool = AttentionPool(config) if config.pool == "map" else None
         self.pre_logits = Dense(width, width) if config.pre_logits else None
         self.head = Dense(width, config.num_classes) if config.num_classes else None
@@ -81,8 +73,11 @@ class ViT(nn.Module):
         computation runs through `forward`, where ZeRO-3, compilation and hooks expect it.
         Raises ValueError for images or masks of the wrong shape.
         """
-        tokens_BTD = self._encode(images_BCHW, masks_BN, sources_BN)
+        is_first_enough = self.config.pool == "cls" and output in ("logits", "features")
+        tokens_BTD = self._encode(images_BCHW, masks_BN, sources_BN, first=is_first_enough)
         if output in ("tokens", "patch_logits"):
+            if self.config.patch_dropout and self.training:
+                raise ValueError(f"patch_dropout: {self.config.patch_dropout} leaves patches out; 0 would be right")
             tokens_BND = tokens_BTD[:, 1:] if self.cls_token is not None else tokens_BTD
             if output == "tokens":
                 return tokens_BND
@@ -110,17 +105,36 @@ class ViT(nn.Module):
         """The prediction of masked patch prediction [B,N,patch_outputs], for every patch. Masks as in `forward`."""
         return self(images_BCHW, masks_BN=masks_BN, sources_BN=sources_BN, output="patch_logits")
 
-    def _encode(self, images_BCHW: Tensor, masks_BN: Tensor | None, sources_BN: Tensor | None) -> Tensor:
+    def _encode(
+        self, images_BCHW: Tensor, masks_BN: Tensor | None, sources_BN: Tensor | None, *, first: bool
+    ) -> Tensor:
+        """The tokens after the last norm; with `first` only the first one, which is all that the head reads."""
         grid = _grid(images_BCHW, config=self.config)
         x_BTD: Tensor = self.patch_embed(images_BCHW)
         if masks_BN is not None and sources_BN is not None:
             x_BTD = self._mask(x_BTD, masks_BN, sources_BN)
         elif masks_BN is not None or sources_BN is not None:
             raise ValueError("masks_BN: comes with sources_BN, both [B,N] or neither; got one of them")
-        x_BTD = self.dropout(self._place(x_BTD, grid))
-        for block in self.blocks:
+        x_BTD = self.dropout(self._thin(self._place(x_BTD, grid)))
+        *blocks, last = self.blocks
+        for block in blocks:
             x_BTD = block(x_BTD)
-        return self.norm(x_BTD)
+        return self.norm(last(x_BTD, first))
+
+    def _thin(self, x_BTD: Tensor) -> Tensor:
+        """Patch dropout while training: every image keeps its class token and the same number of patches, drawn anew.
+
+        As in FLIP (arXiv 2212.00794): a share of 0.5 halves what the blocks compute.
+        """
+        config = self.config
+        if not config.patch_dropout or not self.training:
+            return x_BTD
+        start = int(self.cls_token is not None)
+        number = x_BTD.shape[1] - start
+        scores_BN = torch.rand(x_BTD.shape[0], number, device=x_BTD.device)
+        kept_BN = scores_BN.argsort(dim=1)[:, : config.num_kept(number)] + start
+        patches_BND = x_BTD.gather(1, kept_BN[:, :, None].expand(-1, -1, x_BTD.shape[2]))
+        return torch.cat([x_BTD[:, :start], patches_BND], dim=1)
 
     def _mask(self, x_BND: Tensor, masks_BN: Tensor, sources_BN: Tensor) -> Tensor:
         for name, marks in (("masks_BN", masks_BN), ("sources_BN", sources_BN)):
@@ -173,54 +187,6 @@ class PatchProjection(nn.Module):
         return functional.linear(patches_BNI.to(self.weight.dtype), self.weight.flatten(1), self.bias)
 
 
-class Block(nn.Module):
-    """Pre-norm transformer block with stochastic depth on both residuals: [B,T,D] -> [B,T,D]."""
-
-    def __init__(self, config: ViTConfig, *, index: int) -> None:
-        super().__init__()
-        self.drop_path = config.drop_path * index / max(config.depth - 1, 1)
-        self.norm1 = nn.LayerNorm(config.width, eps=_NORM_EPS)
-        self.attn = Attention(config)
-        self.norm2 = nn.LayerNorm(config.width, eps=_NORM_EPS)
-        self.mlp = Mlp(config)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        rate = self.drop_path if self.training else 0.0
-        x_BTD = x_BTD + _drop_path(self.attn(self.norm1(x_BTD)), rate=rate)
-        return x_BTD + _drop_path(self.mlp(self.norm2(x_BTD)), rate=rate)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention. Dropout only after the output projection, as in the paper (App. B.1)."""
-
-    def __init__(self, config: ViTConfig) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.qkv = Dense(config.width, 3 * config.width)
-        self.proj = Dense(config.width, config.width)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        q_BATE, k_BATE, v_BATE = _split_heads(self.qkv(x_BTD), parts=3, heads=self.heads)
-        mixed_BATE = functional.scaled_dot_product_attention(q_BATE, k_BATE, v_BATE)
-        return self.dropout(self.proj(mixed_BATE.transpose(1, 2).flatten(2)))
-
-
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between, dropout after each."""
-
-    def __init__(self, config: ViTConfig, *, dropout: float | None = None) -> None:
-        super().__init__()
-        self.approximate = "tanh" if config.gelu == "tanh" else "none"
-        self.fc1 = Dense(config.width, config.mlp_dim)
-        self.fc2 = Dense(config.mlp_dim, config.width)
-        self.dropout = nn.Dropout(config.dropout if dropout is None else dropout)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        hidden = self.dropout(functional.gelu(self.fc1(x_BTD), approximate=self.approximate))
-        return self.dropout(self.fc2(hidden))
-
-
 class AttentionPool(nn.Module):
     """Multi-head attention pooling: one learned query attends to all tokens, then an MLP: [B,T,D] -> [B,D].
 
@@ -234,29 +200,16 @@ class AttentionPool(nn.Module):
         self.q = Dense(config.width, config.width)
         self.kv = Dense(config.width, 2 * config.width)
         self.proj = Dense(config.width, config.width)
-        self.norm = nn.LayerNorm(config.width, eps=_NORM_EPS)
+        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.mlp = Mlp(config, dropout=0.0)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         query_B1D = self.q(self.latent.expand(x_BTD.shape[0], -1, -1))
-        (q_BA1E,) = _split_heads(query_B1D, parts=1, heads=self.heads)
-        k_BATE, v_BATE = _split_heads(self.kv(x_BTD), parts=2, heads=self.heads)
+        (q_BA1E,) = split_heads(query_B1D, parts=1, heads=self.heads)
+        k_BATE, v_BATE = split_heads(self.kv(x_BTD), parts=2, heads=self.heads)
         mixed_BA1E = functional.scaled_dot_product_attention(q_BA1E, k_BATE, v_BATE)
         pooled_B1D = self.proj(mixed_BA1E.transpose(1, 2).flatten(2))
         return (pooled_B1D + self.mlp(self.norm(pooled_B1D)))[:, 0]
-
-
-def _split_heads(x_BTF: Tensor, *, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """[B, T, parts*A*E] -> `parts` tensors [B,A,T,E], such as q, k and v."""
-    return x_BTF.unflatten(2, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-
-
-def _drop_path(x_BTD: Tensor, *, rate: float) -> Tensor:
-    """Drop the residual of whole samples with probability `rate`, and scale the others to keep the expectation."""
-    if rate == 0:
-        return x_BTD
-    kept_B11 = torch.empty(x_BTD.shape[0], 1, 1, dtype=x_BTD.dtype, device=x_BTD.device).bernoulli_(1 - rate)
-    return x_BTD * kept_B11.div_(1 - rate)
 
 
 def _grid(images_BCHW: Tensor, *, config: ViTConfig) -> Grid:

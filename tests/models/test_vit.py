@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.models.block import Block
 from pipeline.models.position import resample_position, sincos2d
-from pipeline.models.vit import KEEP, MASKED, REPLACED, Block, ViT
+from pipeline.models.vit import KEEP, MASKED, REPLACED, ViT
 
 
 @pytest.mark.parametrize("position", ["learned", "sincos2d", "none"])

@@ -1,0 +1,174 @@
+"""The transformer block of a ViT, and what makes it fast. Knows neither images nor heads.
+
+Dimension key: B images, T tokens, D width, A heads, E width of a head, F features of a linear layer.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from pipeline.models.flops import Recompute
+from pipeline.models.variant import ViTConfig
+
+Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+NORM_EPS = 1e-6
+
+
+class Dense(nn.Linear):
+    """nn.Linear that draws no weights of its own: `initial.py` does, from an explicit generator.
+
+    `product` computes it: x [...,F], weight [G,F] and bias [G] to [...,G]. float8 puts another one here.
+    """
+
+    product: Product = staticmethod(functional.linear)
+
+    def reset_parameters(self) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.product(input, self.weight, self.bias)
+
+
+class QueriesKeysValues(Dense):
+    """One matrix product for queries, keys and values: [B,T,D] -> three of [B,A,T,E].
+
+    With `first`, queries of the first token alone, [B,A,1,E]: two smaller products with slices of the same weight.
+    """
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__(config.width, 3 * config.width)
+        self.heads = config.heads
+
+    def forward(self, x_BTD: Tensor, first: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        if not first:
+            q_BATE, k_BATE, v_BATE = split_heads(self.product(x_BTD, self.weight, self.bias), parts=3, heads=self.heads)
+            return q_BATE, k_BATE, v_BATE
+        width = self.in_features
+        q_B1D = self.product(x_BTD[:, :1], self.weight[:width], self.bias[:width])
+        (q_BA1E,) = split_heads(q_B1D, parts=1, heads=self.heads)
+        keys_values = self.product(x_BTD, self.weight[width:], self.bias[width:])
+        k_BATE, v_BATE = split_heads(keys_values, parts=2, heads=self.heads)
+        return q_BA1E, k_BATE, v_BATE
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention. Dropout only after the output projection, as in the paper (App. B.1)."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.qkv = QueriesKeysValues(config)
+        self.proj = Dense(config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTD: Tensor, first: bool = False) -> Tensor:
+        q_BATE, k_BATE, v_BATE = self.qkv(x_BTD, first)
+        mixed_BATE = functional.scaled_dot_product_attention(q_BATE, k_BATE, v_BATE)
+        return self.dropout(self.proj(mixed_BATE.transpose(1, 2).flatten(2)))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between, dropout after each."""
+
+    def __init__(self, config: ViTConfig, *, dropout: float | None = None) -> None:
+        super().__init__()
+        self.approximate = "tanh" if config.gelu == "tanh" else "none"
+        self.fc1 = Dense(config.width, config.mlp_dim)
+        self.fc2 = Dense(config.mlp_dim, config.width)
+        self.dropout = nn.Dropout(config.dropout if dropout is None else dropout)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        hidden = self.dropout(functional.gelu(self.fc1(x_BTD), approximate=self.approximate))
+        return self.dropout(self.fc2(hidden))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with stochastic depth on both residuals: [B,T,D] -> [B,T,D].
+
+    `forward(x_BTD, first=True)` gives the first token alone, [B,1,D]: the same numbers, without what only the other
+    tokens' outputs need. `recompute`, set from outside, trades memory for a second computation while training.
+    """
+
+    def __init__(self, config: ViTConfig, *, index: int) -> None:
+        super().__init__()
+        self.drop_path = config.drop_path * index / max(config.depth - 1, 1)
+        self.subset = config.drop_path_by == "subset"
+        self.recompute: Recompute = "none"
+        self.norm1 = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.mlp = Mlp(config)
+
+    def forward(self, x_BTD: Tensor, first: bool = False) -> Tensor:
+        if self.recompute == "none" or not torch.is_grad_enabled():
+            return self._forward(x_BTD, first)
+        contexts: dict[str, Any] = {"context_fn": _keep_products} if self.recompute == "selective" else {}
+        return checkpoint(self._forward, x_BTD, first, use_reentrant=False, **contexts)
+
+    def _forward(self, x_BTD: Tensor, first: bool) -> Tensor:
+        x_BTD = self._add(x_BTD[:, :1] if first else x_BTD, x_BTD, partial(self._attend, first=first))
+        return self._add(x_BTD, x_BTD, self._transform)
+
+    def _attend(self, x_BTD: Tensor, *, first: bool) -> Tensor:
+        return self.attn(self.norm1(x_BTD), first)
+
+    def _transform(self, x_BTD: Tensor) -> Tensor:
+        return self.mlp(self.norm2(x_BTD))
+
+    def _add(self, onto_BTD: Tensor, x_BTD: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        """The residual connection: branch(x) onto its input, for some images of the batch alone while training.
+
+        Stochastic depth (arXiv 1603.09382): a dropped image keeps its input, the others' branch is scaled to keep the
+        expectation. "sample" draws for every image and computes all of them; "subset" draws which B(1-rate) images
+        are kept, and computes no other (section 4.2 of DINOv2, arXiv 2304.07193).
+        """
+        if not self.drop_path or not self.training:
+            return onto_BTD + branch(x_BTD)
+        number = x_BTD.shape[0]
+        if not self.subset:
+            return onto_BTD + _drop_path(branch(x_BTD), rate=self.drop_path)
+        kept = max(1, round(number * (1 - self.drop_path)))
+        chosen = torch.randperm(number, device=x_BTD.device)[:kept]
+        return onto_BTD.index_add(0, chosen, branch(x_BTD[chosen]), alpha=number / kept)
+
+
+def split_heads(x_BTF: Tensor, *, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """[B, T, parts*A*E] -> `parts` tensors [B,A,T,E], such as q, k and v."""
+    return x_BTF.unflatten(2, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _drop_path(x_BTD: Tensor, *, rate: float) -> Tensor:
+    """Drop the residual of whole samples with probability `rate`, and scale the others to keep the expectation."""
+    kept_B11 = torch.empty(x_BTD.shape[0], 1, 1, dtype=x_BTD.dtype, device=x_BTD.device).bernoulli_(1 - rate)
+    return x_BTD * kept_B11.div_(1 - rate)
+
+
+_aten = torch.ops.aten
+_PRODUCTS = frozenset(
+    op
+    for name in (
+        "mm",
+        "addmm",
+        "bmm",
+        "_scaled_mm",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+    )
+    if (op := getattr(getattr(_aten, name, None), "default", None)) is not None
+)
+
+
+def _policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if op in _PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _keep_products() -> Any:
+    """Selective recomputation: matrix products and attention are kept, all that is cheap is computed again."""
+    return create_selective_checkpoint_contexts(_policy)
