@@ -45,7 +45,9 @@ class QueriesKeysValues(Dense):
         super().__init__(config.width, 3 * config.width)
         self.heads = config.heads
 
-    def forward(self, x_BTD: Tensor, first: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x_BTD: Tensor, first: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if not first:
             q_BATE, k_BATE, v_BATE = split_heads(self.product(x_BTD, self.weight, self.bias), parts=3, heads=self.heads)
             return q_BATE, k_BATE, v_BATE

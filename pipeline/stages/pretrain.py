@@ -21,6 +21,7 @@ from pipeline.stage import Artifact, Cluster, Member, Track
 from pipeline.train.driver import Driver
 from pipeline.train.objective import Objective
 from pipeline.train.optim import Optim
+from pipeline.train.speed import Speed
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,7 @@ class Pretrain:
     lanes: int = 64
     window: int = 4096
     zero_stage: Literal[1, 2, 3] = execution(1)
+    speed: Speed = execution(Speed())
     micro_batch: int = execution(0)
     checkpoint_every: int = execution(1000)
     keep_checkpoints: int = execution(2)
@@ -82,6 +84,8 @@ class Pretrain:
                 f"model: masked_patch needs mask_token=true, patch_outputs={NUM_COLOURS} and num_classes=0, "
                 f"got {model.mask_token}, {model.patch_outputs} and {model.num_classes}"
             )
+        if model.patch_dropout:
+            raise ValueError(f"model.patch_dropout: masked_patch needs every patch, so 0, got {model.patch_dropout}")
         if self.view.mask_patch_px != model.patch_px:
             raise ValueError(f"view.mask_patch_px: must be the model's {model.patch_px}, got {self.view.mask_patch_px}")
 
@@ -214,6 +218,7 @@ def _engine(config: Pretrain, member: Member, device: "torch.device") -> "Engine
         zero_stage=config.zero_stage,
         precision=config.precision,
         device=device,
+        speed=config.speed,
     )
 
 

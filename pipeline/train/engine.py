@@ -8,6 +8,7 @@ torch's.
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ import torch.distributed
 
 from pipeline.train import fragment, optim
 from pipeline.train.schedule import lr_at
+from pipeline.train.speed import Speed, kernels_for, prepare
 from pipeline.train.task import Batch, Task
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -41,6 +43,7 @@ class Engine:
         zero_stage: int,
         precision: Precision,
         device: torch.device,
+        speed: Speed = Speed(),
     ) -> None:
         self.step = 0
         self._optimization, self._steps, self._seed = optimization, steps, seed
@@ -48,7 +51,10 @@ class Engine:
         self._rank, self._device = torch.distributed.get_rank(), device
         self._states = optim.states(optimization)
         self.shapes = {name: tuple(p.shape) for name, p in task.named_parameters() if p.requires_grad}
+        self._speed, self._model = speed, task.model
+        exact = {name: p.detach().clone() for name, p in task.named_parameters()} if precision == "bf16" else {}
         _settle_deepspeed()
+        prepare(task.model, speed, device=device)
         task.to(device)
         self._engine: Any
         self._optimizer: Any
@@ -57,6 +63,8 @@ class Engine:
             optimizer=optim.build(task, optimization),  # pyright: ignore[reportArgumentType]
             config=_settings(optimization, micro_batch, accumulate, zero_stage, precision),
         )
+        if exact:  # DeepSpeed makes the masters of weights that it has rounded already
+            fragment.set_masters(self._engine.module, self._optimizer, stage=zero_stage, rank=self._rank, values=exact)
 
     def train(self, batch: Batch) -> Mapping[str, Any]:
         """One step on this rank's part of the global batch; returns its loss and accuracy, lr and gradient norm.
@@ -69,8 +77,9 @@ class Engine:
         seed_step(self._seed, step=self.step, rank=self._rank)
         size, losses, hits = self._micro_batch, [], []
         for start in range(0, size * self._accumulate, size):
-            loss, accuracy = self._engine(batch.part(start, start + size))
-            self._engine.backward(loss)
+            with self._kernels(size):
+                loss, accuracy = self._engine(batch.part(start, start + size))
+                self._engine.backward(loss)
             self._engine.step()
             losses.append(loss.detach())
             hits.append(accuracy.detach())
@@ -85,10 +94,13 @@ class Engine:
     def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """fp32 [B,K] of uint8 images on this rank's device. All ranks call it equally often: ZeRO-3 gathers weights."""
         self._engine.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self._kernels(len(images_BCHW)):
             logits_BK = self._engine.module.logits(images_BCHW)
         self._engine.train()
         return logits_BK
+
+    def _kernels(self, images: int) -> AbstractContextManager[None]:
+        return kernels_for(self._model, self._speed, images=images, device=self._device)
 
     def fragments(self) -> Iterator[fragment.Fragment]:
         """What this rank must save. Valid after a step."""

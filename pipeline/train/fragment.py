@@ -7,7 +7,7 @@ moves them.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -70,6 +70,17 @@ def restore(
                 start, values = piece
                 values.data.copy_(read(name, state, start, values.numel()))
         _refresh(parameter, name, stage=stage, rank=rank, read=read)
+
+
+def set_masters(
+    module: torch.nn.Module, optimizer: Any, *, stage: int, rank: int, values: Mapping[str, torch.Tensor]
+) -> None:
+    """Give this rank's part of the fp32 masters the bits of whole parameters, by name."""
+    for name, parameter in module.named_parameters():
+        piece = _piece(parameter, optimizer, MASTER, stage=stage, rank=rank) if parameter.requires_grad else None
+        if piece is not None:
+            start, master = piece
+            master.data.copy_(values[name].flatten()[start : start + master.numel()])
 
 
 def _create_states(optimizer: Any, *, stage: int, states: tuple[str, ...], step: int) -> None:

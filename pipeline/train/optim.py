@@ -5,6 +5,7 @@ in the reference code. The decay here is the number the papers quote, multiplied
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.train.schedule import Schedule
@@ -59,12 +60,14 @@ def groups(module: "torch.nn.Module", *, weight_decay: float) -> list[dict[str, 
     return [group for group in made if group["params"]]
 
 
-def build(module: "torch.nn.Module", optim: Optim) -> "torch.optim.Optimizer":
-    """AdamW or SGD with momentum over `groups`; fused on a GPU, where that is one kernel a step."""
+def build(
+    module: "torch.nn.Module", optim: Optim, *, master: "Callable[[torch.Tensor], torch.Tensor]" = lambda p: p
+) -> "torch.optim.Optimizer":
+    """AdamW, fused into one kernel a step, or SGD with momentum, over `groups` or what stands for their parameters."""
     import torch
 
     made = groups(module, weight_decay=optim.weight_decay)
+    made = [{**group, "params": [master(p) for p in group["params"]]} for group in made]
     if optim.name == "sgd":
         return torch.optim.SGD(made, lr=optim.lr, momentum=optim.momentum)
-    fused = all(p.is_cuda for group in made for p in group["params"]) or None
-    return torch.optim.AdamW(made, lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=fused)
+    return torch.optim.AdamW(made, lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=True)

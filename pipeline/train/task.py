@@ -4,14 +4,16 @@ Dimension key: B images, C channels, H and W pixels, N patches, K classes, P col
 """
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from pipeline.data.feed import TensorBatch
 from pipeline.models.vit import ViT
 from pipeline.train.objective import Objective
+
+if TYPE_CHECKING:
+    from pipeline.data.feed import TensorBatch
 
 COLOUR_BITS = 3  # of the mean colour of a patch, per channel: 512 targets
 NUM_COLOURS = 1 << (3 * COLOUR_BITS)
@@ -32,7 +34,7 @@ class Batch:
     mixed_B: torch.Tensor | None = None
 
     @staticmethod
-    def of(batch: TensorBatch) -> "Batch":
+    def of(batch: "TensorBatch") -> "Batch":
         """What training needs of a batch of the feed."""
         return Batch(batch.images_BCHW, batch.labels_B, batch.actions_BN, batch.sources_BN, batch.mixed_B)
 

@@ -173,6 +173,13 @@ def test_weight_decay_falls_on_weight_matrices_alone_and_is_multiplied_by_the_le
     assert any(decays(name, len(shape)) and np.abs(start[name]).max() > 0.1 for name, shape in shapes.items())
 
 
+@pytest.mark.parametrize("stage", [1, 3])
+def test_bf16_masters_keep_the_bits_that_the_weights_lose(folder, stage):
+    """The first step of a warm-up has a learning rate of 0."""
+    still = moved(Case(stage, precision="bf16"), folder)
+    assert all(not step.any() for step in still.values())
+
+
 def test_each_rank_drops_out_other_units(folder):
     model = dataclasses.replace(MODEL, dropout=0.5)
     case = Case(1, model=model, optim=dataclasses.replace(ADAMW, schedule=STILL))

@@ -109,14 +109,34 @@ def test_logits_are_those_of_evaluation_and_change_nothing():
     assert engine.task.training
 
 
-def test_bf16_keeps_weights_and_optimizer_in_fp32():
-    engine = single(Optim(lr=0.01), precision="bf16")
-    loss = engine.train(batch())["loss"]
-    exact = single(Optim(lr=0.01)).train(batch())["loss"]
-    assert loss.dtype == torch.float32
-    assert float(loss) == pytest.approx(float(exact), rel=1e-2)
-    assert {p.dtype for p in engine.task.parameters()} == {torch.float32}
+def test_bf16_computes_in_bf16_and_steps_fp32_masters():
+    engine, exact = single(Optim(lr=0.01), precision="bf16"), single(Optim(lr=0.01))
+    for step in range(5):
+        loss = engine.train(batch(step))["loss"]
+        assert loss.dtype == torch.float32
+        assert float(loss) == pytest.approx(float(exact.train(batch(step))["loss"]), rel=2e-2)
+    assert {p.dtype for p in engine.task.parameters()} == {torch.bfloat16}
     assert {v.dtype for state in engine._optimizer.state.values() for v in state.values()} == {torch.float32}
+
+
+def test_steps_too_small_for_bf16_add_up_in_the_masters():
+    """2^-12 of a weight of about 1 is less than half of bf16's last place, 2^-9."""
+    small_steps = dataclasses.replace(SGD, lr=2**-12)
+    engine = single(small_steps, precision="bf16")
+    norm = dict(engine.task.named_parameters())["model.blocks.0.norm1.weight"]
+    assert norm.unique().tolist() == [1.0]
+    for _ in range(64):
+        engine._masters.of(norm).grad = torch.ones_like(norm, dtype=torch.float32)
+        engine._update()
+    assert norm.unique().tolist() == [1 - 64 * 2**-12]
+
+
+def test_gradients_of_micro_batches_are_added_up_in_fp32():
+    engine, whole = single(precision="bf16", micro_batch=2), single(micro_batch=2)
+    assert float(engine.train(batch())["grad_norm"]) == pytest.approx(
+        float(whole.train(batch())["grad_norm"]), rel=2e-2
+    )
+    assert {p.grad for p in engine.task.parameters()} == {None}
 
 
 def test_it_learns_what_it_is_shown_again_and_again():
