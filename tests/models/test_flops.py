@@ -82,18 +82,39 @@ def test_the_last_block_leaves_out_what_the_head_does_not_read():
     assert flops.executed_flops(averaged) == flops.train_flops(averaged)
 
 
+def test_full_recomputation_adds_a_second_forward_pass_of_the_blocks_and_selective_nothing():
+    """By hand: 5 tokens of width 4, MLP of 8. Linear layers 4x4x4 + 2x4x8 = 128, attention 2x5x4 = 40: 168 a token."""
+    config = ViTConfig(width=4, depth=2, heads=1, mlp_dim=8, patch_px=2, image_px=4, num_classes=3, dropout=0.1)
+    patches, block, head = 4 * 3 * 2 * 2 * 4, 5 * 168, 4 * 3
+    assert flops.train_flops(config) == 6 * (patches + 2 * block + head) == 11_304
+    skipped = 4 * (4 * 4 + 4 * 4 + 2 * 4 * 8 + 2 * 5 * 4)  # q, projection, MLP and attention of four patches
+    assert flops.executed_flops(config) == 11_304 - 6 * skipped == 8_040
+    assert flops.executed_flops(config, recompute="selective") == 8_040
+    assert flops.executed_flops(config, recompute="full") == 8_040 + 2 * (2 * block - skipped) == 10_312
+
+
+DROPPING = {
+    "nothing": {},
+    "patches": {"patch_dropout": 0.25},
+    "numbers": {"dropout": 0.1},
+    "branches": {"drop_path": 0.5},
+    "images": {"drop_path": 0.5, "drop_path_by": "subset"},
+}
+
+
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+@pytest.mark.parametrize("dropping", DROPPING)
 @pytest.mark.parametrize("name", ["cls", "gap"])
-def test_the_executed_flops_are_those_of_a_training_step(small, name, recompute):
-    config = small(**EVERY_PART[name], patch_dropout=0.25)
-    model = on_meta(config)
+def test_the_executed_flops_are_those_of_a_training_step(small, name, dropping, recompute):
+    config = small(**EVERY_PART[name], **DROPPING[dropping])
+    model, batch = on_meta(config), 8  # of which stochastic depth drops 0, 2 and 4
     for block in model.blocks:
         block.recompute = recompute
     with FlopCounterMode(display=False) as step:
-        model(images_on_meta(config, batch=2)).sum().backward()
+        model(images_on_meta(config, batch=batch)).sum().backward()
     # The images need no gradient: what is saved is one product of the patch embedding's size.
     patch_embedding = 2 * config.num_patches * 3 * config.patch_px**2 * config.width
-    assert step.get_total_flops() == 2 * (flops.executed_flops(config, recompute=recompute) - patch_embedding)
+    assert step.get_total_flops() == batch * (flops.executed_flops(config, recompute=recompute) - patch_embedding)
 
 
 @pytest.mark.parametrize(("name", "exaflops"), [("B/16", 224), ("L/16", 783), ("H/14", 4262)])
