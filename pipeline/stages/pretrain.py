@@ -2,6 +2,7 @@
 
 <out>/checkpoints/step-...   what a killed run goes on from (train.checkpoint)
 <out>/history.json           loss and rates over the steps
+<out>/profile/               what a few steps are made of, if asked for (train.profile)
 <out>/weights.safetensors    the result
 """
 
@@ -21,6 +22,7 @@ from pipeline.stage import Artifact, Cluster, Member, Track
 from pipeline.train.driver import Driver
 from pipeline.train.objective import Objective
 from pipeline.train.optim import Optim
+from pipeline.train.profile import Profile
 from pipeline.train.speed import Speed
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.data.reader import Reader
     from pipeline.train.engine import Engine
     from pipeline.train.loop import Tick
+    from pipeline.train.saver import Saver
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ class Pretrain:
 
     lanes, window: how far the order of the data is mixed (pipeline/data/plan.py).
     micro_batch: images a worker computes at once; 0 for its whole part. max_corrupt: distinct bad samples a worker
-    may replace before the run stops.
+    may replace before the run stops. collect_every: steps between two searches for garbage; 0 leaves it to Python.
     """
 
     model: ViTConfig
@@ -61,6 +64,8 @@ class Pretrain:
     checkpoint_every: int = execution(1000)
     keep_checkpoints: int = execution(2)
     log_every: int = execution(20)
+    profile: Profile = execution(Profile())
+    collect_every: int = execution(100)
     decode_threads: int = execution(2)
     max_corrupt: int = execution(0)
 
@@ -68,6 +73,10 @@ class Pretrain:
         for name in ("steps", "global_batch", "lanes", "checkpoint_every", "keep_checkpoints", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.collect_every < 0:
+            raise ValueError(f"collect_every: must be 0 (Python's own way) or more, got {self.collect_every}")
+        if self.profile.step >= self.steps:
+            raise ValueError(f"profile.step: must be less than steps, {self.steps}, got {self.profile.step}")
         if self.view.image_px != self.model.image_px:
             raise ValueError(f"view.image_px: {self.view.image_px}, but the model takes {self.model.image_px}")
         if self.objective.kind == "masked_patch":
@@ -153,12 +162,8 @@ def train_member(member: Member, job: Job) -> Mapping[str, Any]:
     import torch
     import torch.distributed
 
-    from pipeline.data.feed import Feed
     from pipeline.train import checkpoint
-    from pipeline.train.loop import Hook, train
-    from pipeline.train.measure import Meter
     from pipeline.train.saver import Saver
-    from pipeline.train.task import Batch
 
     config = job.config
     device = torch.device("cuda", member.local_rank) if torch.cuda.is_available() else torch.device("cpu")
@@ -171,22 +176,43 @@ def train_member(member: Member, job: Job) -> Mapping[str, Any]:
         member=member,
         engine=engine,
     )
-    start = saver.resume()
-    with _reader(job, member) as reader, Feed(reader.batches(start), device=str(device)) as feed:
+    _train(job, member, engine=engine, saver=saver, device=device)
+    digest = saver.export(job.weights, model=config.model) if member.rank == 0 else ""
+    torch.distributed.barrier()
+    return {"digest": digest, "checkpoint": checkpoint.folder(job.checkpoints, engine.step)}
+
+
+def _train(job: Job, member: Member, *, engine: "Engine", saver: "Saver", device: "torch.device") -> None:
+    """From the newest checkpoint to the last step."""
+    from pipeline.data.feed import Feed
+    from pipeline.train import garbage
+    from pipeline.train.loop import Hook, train
+    from pipeline.train.measure import Meter, gauge
+    from pipeline.train.profile import Profiler
+    from pipeline.train.task import Batch
+
+    config, start = job.config, saver.resume()
+    with (
+        _reader(job, member) as reader,
+        Feed(reader.batches(start), device=str(device)) as feed,
+        Profiler(config.profile, out=job.out, start=start, member=member, device=device) as profiler,
+        garbage.held(config.collect_every) as collecting,
+    ):
         if member.rank == 0:
             line = f"{member.world_size} workers on {device.type}, ZeRO-{config.zero_stage}, {config.precision}"
             member.send({"kind": "begun", "step": start, "line": line})
-        meter = Meter(global_batch=config.global_batch, flops_per_image=flops.train_flops(config.model))
+        meter = Meter(
+            config.model, global_batch=config.global_batch, recompute=config.speed.recompute, gauge=gauge(device)
+        )
         hooks = (
             Hook(1, meter.observe),
             Hook(config.log_every, lambda tick: _report(member, meter.report(tick), tick)),
             Hook(config.log_every, _Quarantine(member, reader).report),
             Hook(config.checkpoint_every, saver.save),
+            *collecting,
+            Hook(1, profiler.observe),
         )
         train(engine, map(Batch.of, feed), steps=config.steps, hooks=hooks)
-    digest = saver.export(job.weights, model=config.model) if member.rank == 0 else ""
-    torch.distributed.barrier()
-    return {"digest": digest, "checkpoint": checkpoint.folder(job.checkpoints, engine.step)}
 
 
 def _engine(config: Pretrain, member: Member, device: "torch.device") -> "Engine":

@@ -1,7 +1,7 @@
 """The driver's ear on a gang: progress, tracking and history, from the messages of rank 0. Knows no torch.
 
 Messages are mappings with a `kind`: begun (step, line), step (step, figures), checkpoint (step, wall_s),
-quarantine (step, shard, index, id, reason).
+quarantine (step, shard, index, id, reason), profile (step, uri, table).
 """
 
 import json
@@ -16,13 +16,17 @@ from pipeline.stage import Track
 log = logging.getLogger(__name__)
 
 MOST_POINTS = 500
+MOST_TRACE_BYTES = 50_000_000  # of a trace in MLflow; larger ones are better opened where they are
 
 # Where a figure stands in MLflow, which groups by the first part of the name.
 _METRICS = {
     "images_per_s": "perf/images_per_s",
     "wait_share": "perf/wait_share",
     "mfu": "perf/mfu",
+    "hfu": "perf/hfu",
     "memory_gib": "perf/memory_gib",
+    "reserved_gib": "perf/reserved_gib",
+    "alloc_retries": "perf/alloc_retries",
     "lr": "optim/lr",
     "grad_norm": "optim/grad_norm",
 }
@@ -61,6 +65,8 @@ class Driver:
             self._save()
         elif kind == "quarantine":
             self._quarantine(message)
+        elif kind == "profile":
+            self._profile(int(message["step"]), uri=str(message["uri"]), table=str(message["table"]))
 
     @property
     def quarantined(self) -> int:
@@ -104,6 +110,15 @@ class Driver:
             self._bad.add(where)
             self._track.metrics({"data/quarantined": float(len(self._bad))}, step=int(message["step"]))
             log.warning("%s, sample %d (id %s) replaced: %s", *where, message["id"], message["reason"])
+
+    def _profile(self, step: int, *, uri: str, table: str) -> None:
+        size = storage.size(uri)
+        fits = size <= MOST_TRACE_BYTES
+        self._track.artifact(f"profile/top-{step}.txt", table.encode())
+        if fits:
+            self._track.artifact(f"profile/trace-{step}.json.gz", storage.read(uri))
+        what = "in MLflow too" if fits else f"{size / 1e6:.0f} MB, too large for MLflow"
+        log.info("%s: profile of the steps after %d: %s (%s)", self._title, step, uri, what)
 
     def _save(self) -> None:
         rows = [self._history[step] for step in sorted(self._history)]

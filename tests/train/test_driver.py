@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from pipeline import storage
+from pipeline.train import driver as room
 from pipeline.train.driver import MOST_POINTS, Driver
 from tests.fakes import NullTrack
 
@@ -32,7 +33,7 @@ def begun(number: int) -> dict:
 def test_figures_are_tracked_under_the_groups_they_belong_to(driver, track):
     with driver() as ear:
         ear.hear(begun(0))
-        ear.hear(step(10, mfu=0.4, memory_gib=3.0, grad_norm=2.0))
+        ear.hear(step(10, mfu=0.4, hfu=0.5, memory_gib=3.0, reserved_gib=4.0, alloc_retries=1.0, grad_norm=2.0))
         ear.hear({"kind": "checkpoint", "step": 10, "wall_s": 1.5})
     assert track.told_metrics == [
         (
@@ -45,7 +46,10 @@ def test_figures_are_tracked_under_the_groups_they_belong_to(driver, track):
                 "perf/images_per_s": 110.0,
                 "perf/wait_share": 0.02,
                 "perf/mfu": 0.4,
+                "perf/hfu": 0.5,
                 "perf/memory_gib": 3.0,
+                "perf/reserved_gib": 4.0,
+                "perf/alloc_retries": 1.0,
             },
         ),
         (10, {"checkpoint/write_s": 1.5}),
@@ -132,3 +136,30 @@ def test_a_corrupt_sample_is_warned_of_and_counted_once(driver, track, caplog):
     assert warnings[0] == "train/0.tar, sample 3 (id 13) replaced: no image"
     assert len(warnings) == 2
     assert track.told_metrics == [(5, {"data/quarantined": 1.0}), (5, {"data/quarantined": 2.0})]
+
+
+def profiled(uri: str) -> dict:
+    return {"kind": "profile", "step": 7, "uri": uri, "table": "aten::mm  90%"}
+
+
+def test_a_profile_is_one_line_of_the_log_and_its_files_are_tracked(driver, track, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    uri = str(tmp_path / "profile" / "trace-7.json.gz")
+    storage.write(uri, b"trace")
+    with driver() as ear:
+        ear.hear(profiled(uri))
+    assert track.told_artifacts == {"profile/top-7.txt": b"aten::mm  90%", "profile/trace-7.json.gz": b"trace"}
+    assert caplog.messages == [f"pretrain: profile of the steps after 7: {uri} (in MLflow too)"]
+
+
+def test_a_trace_too_large_for_mlflow_stays_where_it_is_and_the_line_says_so(
+    driver, track, tmp_path, caplog, monkeypatch
+):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(room, "MOST_TRACE_BYTES", 1_999_999)
+    uri = str(tmp_path / "profile" / "trace-7.json.gz")
+    storage.write(uri, bytes(2_000_000))
+    with driver() as ear:
+        ear.hear(profiled(uri))
+    assert list(track.told_artifacts) == ["profile/top-7.txt"]
+    assert caplog.messages == [f"pretrain: profile of the steps after 7: {uri} (2 MB, too large for MLflow)"]
