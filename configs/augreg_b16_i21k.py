@@ -63,6 +63,7 @@ def stages() -> tuple[Stage, ...]:
             steps=round(300 * paper.IMAGENET_21K / BATCH),  # 300 epochs
             global_batch=BATCH,
             decode_threads=12,
+            speed=paper.COMPILED,
         ),
         needs={"shards": paper.shards("imagenet21k", samples_per_shard=5000)},
         resources=FOUR_NODES,

@@ -17,6 +17,9 @@ from pipeline.stage import Resources, Stage
 from pipeline.stages.finetune import Finetune, finetune
 from pipeline.stages.prepare import Prepare, prepare
 from pipeline.stages.transfer import Transfer, transfer
+from pipeline.train.speed import Speed
+
+COMPILED = Speed(compile=True)  # not of the papers: half a minute once, for every step after it
 
 # How many images there are to train on: epochs are counted in these.
 JFT_300M = 303_000_000  # [ViT] 4.1
@@ -88,6 +91,7 @@ def tuned(
         test_split=tuning.test_split,
         micro_batch=micro_batch,
         decode_threads=8,
+        speed=COMPILED,
     )
     return Stage(f"finetune/{name}", finetune, config, {"weights": weights, "shards": on}, resources)
 

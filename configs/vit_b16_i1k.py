@@ -50,6 +50,7 @@ def stages() -> tuple[Stage, ...]:
             steps=round(300 * paper.IMAGENET_1K / BATCH),  # 300 epochs (Table 3)
             global_batch=BATCH,
             decode_threads=12,
+            speed=paper.COMPILED,
         ),
         needs={"shards": imagenet},
         resources=NODE,

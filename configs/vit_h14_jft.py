@@ -33,6 +33,7 @@ from pipeline.train.optim import Optim
 from pipeline.train.schedule import Schedule
 
 BATCH = 4096
+LINEAR = Schedule("linear", warmup_steps=10_000, end=1e-5)
 POD = Resources(workers=64, gpus_per_worker=1, cpus_per_worker=12, max_restarts=20)  # eight nodes of eight H100
 NODE = Resources(workers=8, gpus_per_worker=1, cpus_per_worker=12)
 
@@ -47,17 +48,11 @@ def stages() -> tuple[Stage, ...]:
             view=paper.train_view(224),
             objective=Objective("sigmoid"),
             # Table 3: Adam, 3e-4, linear, weight decay 0.1. B.1: betas, batch, warm-up.
-            optim=Optim(
-                lr=3e-4,
-                weight_decay=0.1,
-                beta1=0.9,
-                beta2=0.999,
-                clip=None,
-                schedule=Schedule("linear", warmup_steps=10_000, end=1e-5),
-            ),
+            optim=Optim(lr=3e-4, weight_decay=0.1, beta1=0.9, beta2=0.999, clip=None, schedule=LINEAR),
             steps=round(14 * paper.JFT_300M / BATCH),  # 14 epochs (Table 3)
             global_batch=BATCH,
             decode_threads=4,
+            speed=paper.COMPILED,
         ),
         needs={"shards": paper.shards("jft300m", samples_per_shard=10_000)},
         resources=POD,

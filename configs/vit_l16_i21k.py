@@ -51,6 +51,7 @@ def stages() -> tuple[Stage, ...]:
             steps=round(90 * paper.IMAGENET_21K / BATCH),  # 90 epochs (Table 3, issue #34)
             global_batch=BATCH,
             decode_threads=8,
+            speed=paper.COMPILED,
         ),
         needs={"shards": paper.shards("imagenet21k", samples_per_shard=5000)},
         resources=FOUR_NODES,

@@ -62,6 +62,7 @@ def stages() -> tuple[Stage, ...]:
             steps=round(90 * EXAMPLES / BATCH),  # 90 epochs
             global_batch=BATCH,
             decode_threads=12,
+            speed=paper.COMPILED,
         ),
         needs={"shards": imagenet},
         resources=NODE,

@@ -22,6 +22,7 @@ from pipeline.tracking import Result, log_result
 from pipeline.train.ledger import Ledger
 from pipeline.train.optim import Optim
 from pipeline.train.schedule import Schedule
+from pipeline.train.speed import Speed
 from pipeline.train.trial import Images, Means, Setting, Trial
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Finetune:
     eval_batch: int = execution(256)
     keep_mib: int = execution(256)
     zero_stage: Literal[1, 2, 3] = execution(1)
+    speed: Speed = execution(Speed())
     checkpoint_every: int = execution(1000)
 
     def __post_init__(self) -> None:
@@ -131,7 +133,7 @@ def _bench(config: Finetune, *, out: str, cluster: Cluster, weights: Artifact, s
     except ValueError as error:
         raise ValueError(f"view.{error}") from error
     labels_N = labels(shards.uri, split=config.train_split)
-    names = ("micro_batch", "eval_batch", "keep_mib", "zero_stage", "checkpoint_every")
+    names = ("micro_batch", "eval_batch", "keep_mib", "zero_stage", "speed", "checkpoint_every")
     setting = Setting(
         identity=fingerprint(
             [encode(config, identity=True), origin.checkpoint_digest, encode(origin.model), manifest.digest]

@@ -80,6 +80,7 @@ def fit_alone(trial: Trial) -> Fitted:
         device=device,
         micro_batch=setting.means.micro_batch,
         precision=setting.precision,
+        speed=setting.means.speed,
     )
     return Fitted(trial, engine, device, _fit(trial, engine, device=device))
 
@@ -131,6 +132,7 @@ def _engine(trial: Trial, member: Member, device: torch.device) -> "Engine":
         zero_stage=setting.means.zero_stage,
         precision=setting.precision,
         device=device,
+        speed=setting.means.speed,
     )
 
 

@@ -11,6 +11,7 @@ from pipeline.data.view import EvalView, TrainView
 from pipeline.models.origin import Origin
 from pipeline.models.variant import ViTConfig
 from pipeline.train.optim import Optim
+from pipeline.train.speed import Speed
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Means:
     keep_mib: int = 256
     eval_batch: int = 256
     zero_stage: Literal[1, 2, 3] = 1
+    speed: Speed = Speed()
     checkpoint_every: int = 1000
 
 

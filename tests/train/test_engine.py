@@ -12,6 +12,7 @@ from pipeline.train import checkpoint
 from pipeline.train.objective import Objective
 from pipeline.train.optim import Optim, decays
 from pipeline.train.schedule import Schedule, lr_at
+from pipeline.train.speed import Speed
 from tests.data.pictures import data_set
 from tests.train import gang, work
 from tests.train.work import ADAMW, MODEL, SGD, Case
@@ -114,7 +115,8 @@ def test_nothing_is_compiled_at_run_time(folder, unbroken):
 
 
 ACCUMULATING = Case(2, accumulate=3)
-WHOLE = (Case(1), Case(2), MOMENTUM, ACCUMULATING, Case(3))  # stage 3 last: see `unbroken`
+COMPILED = Case(1, speed=Speed(compile=True, recompute="selective"))
+WHOLE = (Case(1), Case(2), MOMENTUM, ACCUMULATING, COMPILED, Case(3))  # stage 3 last: see `unbroken`
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,7 @@ def both(folder):
     return dict(zip(WHOLE, told, strict=True))
 
 
-@pytest.mark.parametrize("case", WHOLE, ids=lambda case: f"{case.name}-{case.accumulate}")
+@pytest.mark.parametrize("case", WHOLE, ids=lambda case: f"{case.name}-{case.accumulate}-{case.speed.recompute}")
 def test_zero_computes_what_plain_torch_computes(both, case):
     engine, single = both[case]
     np.testing.assert_allclose(engine, single, rtol=1e-5)

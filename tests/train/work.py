@@ -24,6 +24,7 @@ from pipeline.train.optim import Optim
 from pipeline.train.saver import Saver
 from pipeline.train.schedule import Schedule
 from pipeline.train.single import Single
+from pipeline.train.speed import Speed
 from pipeline.train.task import Batch, Task
 
 MODEL = ViTConfig(width=32, depth=2, heads=2, mlp_dim=64, patch_px=8, image_px=32, num_classes=7)
@@ -43,6 +44,7 @@ class Case:
     objective: Objective = Objective()
     precision: Any = "fp32"
     accumulate: int = 1
+    speed: Speed = Speed()
 
     @property
     def name(self) -> str:
@@ -64,6 +66,7 @@ def engine_of(case: Case, *, global_batch: int = GLOBAL_BATCH, steps: int = STEP
         zero_stage=case.stage,
         precision=case.precision,
         device=CPU,
+        speed=case.speed,
     )
 
 
