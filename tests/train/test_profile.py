@@ -5,6 +5,7 @@ import itertools
 import json
 from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ class Run:
 
     def __init__(self, out: str, *, steps: int = 9, at: int = 0, rank: int = 0) -> None:
         self.out, self.steps, self.at, self.sent = out, steps, at, []
-        self.member = SimpleNamespace(rank=rank, world_size=2, local_rank=rank, send=self.sent.append)
+        self.member: Any = SimpleNamespace(rank=rank, world_size=2, local_rank=rank, send=self.sent.append)
         task = Task(ViT(MODEL, generator=torch.Generator().manual_seed(0)), Objective())
         sgd = Optim(lr=0.1, name="sgd")
         self.engine = Single(task, optimization=sgd, steps=steps, seed=0, device=CPU)
