@@ -110,7 +110,7 @@ def main() -> None:
         "ratios": [round(a / b, 3) for a, b in rounds],
         "machine": f"{platform.machine()}, one decode thread",
         "date": time.strftime("%Y-%m-%d"),
-        "command": "python tests/bench/bench_reader.py",
+        "command": "python tests/bench/reader.py",
     }
     print(json.dumps(figures))
 
