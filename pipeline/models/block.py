@@ -4,7 +4,6 @@ Dimension key: B images, T tokens, D width, A heads, E width of a head, F featur
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -90,7 +89,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block with stochastic depth on both residuals: [B,T,D] -> [B,T,D].
+    """Pre-norm transformer block with stochastic depth (arXiv 1603.09382) on both residuals: [B,T,D] -> [B,T,D].
 
     `forward(x_BTD, first=True)` gives the first token alone, [B,1,D]: the same numbers, without what only the other
     tokens' outputs need. `recompute`, set from outside, trades memory for a second computation while training.
@@ -99,7 +98,6 @@ class Block(nn.Module):
     def __init__(self, config: ViTConfig, *, index: int) -> None:
         super().__init__()
         self.drop_path = config.drop_path * index / max(config.depth - 1, 1)
-        self.subset = config.drop_path_by == "subset"
         self.recompute: Recompute = "none"
         self.norm1 = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.attn = Attention(config)
@@ -113,30 +111,10 @@ class Block(nn.Module):
         return checkpoint(self._forward, x_BTD, first, use_reentrant=False, **contexts)
 
     def _forward(self, x_BTD: Tensor, first: bool) -> Tensor:
-        x_BTD = self._add(x_BTD[:, :1] if first else x_BTD, x_BTD, partial(self._attend, first=first))
-        return self._add(x_BTD, x_BTD, self._transform)
-
-    def _attend(self, x_BTD: Tensor, *, first: bool) -> Tensor:
-        return self.attn(self.norm1(x_BTD), first)
-
-    def _transform(self, x_BTD: Tensor) -> Tensor:
-        return self.mlp(self.norm2(x_BTD))
-
-    def _add(self, onto_BTD: Tensor, x_BTD: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
-        """The residual connection: branch(x) onto its input, for some images of the batch alone while training.
-
-        Stochastic depth (arXiv 1603.09382): a dropped image keeps its input, the others' branch is scaled to keep the
-        expectation. "sample" draws for every image and computes all of them; "subset" draws which B(1-rate) images
-        are kept, and computes no other (section 4.2 of DINOv2, arXiv 2304.07193).
-        """
-        if not self.drop_path or not self.training:
-            return onto_BTD + branch(x_BTD)
-        number = x_BTD.shape[0]
-        if not self.subset:
-            return onto_BTD + _drop_path(branch(x_BTD), rate=self.drop_path)
-        kept = max(1, round(number * (1 - self.drop_path)))
-        chosen = torch.randperm(number, device=x_BTD.device)[:kept]
-        return onto_BTD.index_add(0, chosen, branch(x_BTD[chosen]), alpha=number / kept)
+        rate = self.drop_path if self.training else 0.0
+        onto_BTD = x_BTD[:, :1] if first else x_BTD
+        x_BTD = onto_BTD + _drop_path(self.attn(self.norm1(x_BTD), first), rate=rate)
+        return x_BTD + _drop_path(self.mlp(self.norm2(x_BTD)), rate=rate)
 
 
 def split_heads(x_BTF: Tensor, *, parts: int, heads: int) -> tuple[Tensor, ...]:
@@ -146,6 +124,8 @@ def split_heads(x_BTF: Tensor, *, parts: int, heads: int) -> tuple[Tensor, ...]:
 
 def _drop_path(x_BTD: Tensor, *, rate: float) -> Tensor:
     """Drop the residual of whole samples with probability `rate`, and scale the others to keep the expectation."""
+    if rate == 0:
+        return x_BTD
     kept_B11 = torch.empty(x_BTD.shape[0], 1, 1, dtype=x_BTD.dtype, device=x_BTD.device).bernoulli_(1 - rate)
     return x_BTD * kept_B11.div_(1 - rate)
 

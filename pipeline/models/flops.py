@@ -72,8 +72,7 @@ def train_flops(config: ViTConfig) -> int:
 
     (2 FLOPs per multiply-add, and a backward pass of twice the forward pass, for the weights and for the inputs.)
     Every token of the last block counts, as in everybody's figures, though with a class token we compute only what the
-    head reads; and so do the branches that stochastic depth leaves out: `executed_flops` counts neither. Patches that
-    patch dropout leaves out do not count.
+    head reads: `executed_flops`. Patches that patch dropout leaves out do not count.
     """
     return 6 * _macs(config, tokens=_train_tokens(config))
 
@@ -82,24 +81,22 @@ def executed_flops(config: ViTConfig, *, recompute: Recompute = "none") -> int:
     """FLOPs that a training step really computes per image, for the utilisation of the hardware (HFU).
 
     6 x multiply-adds as in `train_flops`, less what the last block leaves out when the head reads the first token
-    alone (queries, both products of attention, the output projection and the MLP of all other tokens), less the
-    branches of images that stochastic depth by "subset" drops (in the mean: a micro-batch drops whole images).
+    alone (queries, both products of attention, the output projection and the MLP of all other tokens).
     "full" recomputation adds a second forward pass of all blocks, 2 x multiply-adds; without the MLP's second layer
     where nothing after it needs its result, which is where the block drops nothing. "selective" computes no matrix
     product twice, so it adds nothing. Not counted: attention scores that a fused kernel computes again.
     """
     tokens, width = _train_tokens(config), config.width
     whole = _block_macs(config, tokens=tokens)
-    macs, again = float(_macs(config, tokens=tokens) - config.depth * whole), 0.0
+    macs, again = _macs(config, tokens=tokens) - config.depth * whole, 0
     for index in range(config.depth):
         rate = config.drop_path * index / max(config.depth - 1, 1)
         left_out = tokens - 1 if reads_first(config) and index == config.depth - 1 else 0
         block = whole - left_out * (_linear_macs(config) - 2 * width * width + 2 * tokens * width)
         second_layer = 0 if config.dropout or rate else (tokens - left_out) * width * config.mlp_dim
-        images = 1 - rate if config.drop_path_by == "subset" else 1
-        macs += images * block
-        again += images * (block - second_layer)
-    return round(6 * macs + (2 * again if recompute == "full" else 0))
+        macs += block
+        again += block - second_layer
+    return 6 * macs + (2 * again if recompute == "full" else 0)
 
 
 def activation_bytes(config: ViTConfig, *, precision: Precision = "bf16", recompute: Recompute = "none") -> int:

@@ -66,7 +66,6 @@ def with_new_head(model: ViTConfig, *, num_classes: int, image_px: int) -> ViTCo
         patch_outputs=0,
         dropout=0.0,
         drop_path=0.0,
-        drop_path_by="sample",
         patch_dropout=0.0,
         head_bias=0.0,
     )

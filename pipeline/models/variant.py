@@ -12,7 +12,6 @@ Pool = Literal["cls", "gap", "map"]
 Position = Literal["learned", "sincos2d", "none"]
 Gelu = Literal["tanh", "exact"]
 Resize = Literal["bilinear", "bicubic"]
-DropPathBy = Literal["sample", "subset"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,7 @@ class ViTConfig:
     pre_logits: a tanh layer of size width before the head, part of what `features` returns. Fine-tuning drops it.
     mask_token, patch_outputs: for masked patch prediction: a learned stand-in for masked patches, and the size of the
         linear prediction per patch (0: none; 512 for the paper's 3-bit mean colour).
-    drop_path: stochastic depth of the last block; it grows linearly from 0 at the first. drop_path_by: "sample" draws
-        for every image; "subset" leaves out a fixed share of the batch, and saves what it would have computed.
+    drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
     patch_dropout: the share of patches that pre-training leaves out of every image (FLIP, arXiv 2212.00794).
     gelu: "tanh" is what the papers' code computes; "exact" is the default of timm and transformers.
     head_bias: the head's bias at initialisation; about -log(classes) for sigmoid losses (-6.9 for 1k, -10 for 21k).
@@ -51,7 +49,6 @@ class ViTConfig:
     patch_outputs: int = 0
     dropout: float = 0.0
     drop_path: float = 0.0
-    drop_path_by: DropPathBy = "sample"
     patch_dropout: float = 0.0
     gelu: Gelu = "tanh"
     head_bias: float = 0.0
@@ -68,7 +65,6 @@ class ViTConfig:
                 raise ValueError(f"{name}: must be at least 0 and less than 1, got {getattr(self, name)}")
         choices = {"pool": ("cls", "gap", "map"), "position": ("learned", "sincos2d", "none")}
         choices |= {"position_resize": ("bilinear", "bicubic"), "gelu": ("tanh", "exact")}
-        choices |= {"drop_path_by": ("sample", "subset")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}")

@@ -1,7 +1,6 @@
 """How the same step is computed faster: compiled blocks, the attention kernel, recomputation. Importing loads no torch.
 
-Nothing here changes what is computed but by rounding; what does is the model's (patch dropout, stochastic depth by
-subset) or a field of its own (float8).
+Nothing here changes what is computed but by rounding; what does is the model's, as patch dropout is.
 """
 
 import contextlib

@@ -218,8 +218,6 @@ def options(device: torch.device) -> Iterator[Contender]:
     yield ours("ours, not compiled", speed=Speed())
     for recompute in ("selective", "full"):
         yield ours(f"ours, recompute {recompute}", speed=Speed(compile=True, recompute=recompute))
-    yield ours("ours, drop_path 0.2 by sample", drop_path=0.2)
-    yield ours("ours, drop_path 0.2 by subset", drop_path=0.2, drop_path_by="subset")
     yield ours("ours, patch_dropout 0.5", patch_dropout=0.5)
     yield ours("ours, gap: no class token", pool="gap")
     if device.type == "cuda":

@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
 
-from pipeline.models.block import Block
 from pipeline.models.vit import ViT
 
 
@@ -63,28 +61,6 @@ def test_recomputation_keeps_less(stirred, images_BCHW):
     for block in model.blocks:
         block.recompute = "full"
     assert kept_bytes(model, images_BCHW) < 0.4 * without
-
-
-def test_a_subset_leaves_out_the_same_share_of_every_batch_and_keeps_the_expectation(small):
-    config = small(width=8, heads=1, mlp_dim=8, depth=2, drop_path=0.25, drop_path_by="subset")
-    block = Block(config, index=1).train()
-    generator = torch.Generator().manual_seed(0)
-    for parameter in block.parameters():
-        nn.init.normal_(parameter, generator=generator)
-    nn.init.zeros_(block.mlp.fc2.weight), nn.init.zeros_(block.mlp.fc2.bias)  # attention alone
-    x_BTD = torch.randn(8, 3, 8, generator=generator)
-    with torch.no_grad():
-        whole_BTD = block.attn(block.norm1(x_BTD))
-        total_BTD = torch.zeros_like(x_BTD)
-        for seed in range(400):
-            torch.manual_seed(seed)
-            residual_BTD = block(x_BTD) - x_BTD
-            dropped = (residual_BTD == 0).flatten(1).all(dim=1)
-            assert dropped.sum() == 2
-            torch.testing.assert_close(residual_BTD[~dropped], whole_BTD[~dropped] / 0.75, rtol=1e-4, atol=1e-4)
-            total_BTD += residual_BTD
-    deviation = (0.25 / 0.75 / 400) ** 0.5
-    torch.testing.assert_close(total_BTD / 400, whole_BTD, rtol=4 * deviation, atol=1e-3)
 
 
 def test_patch_dropout_keeps_the_class_token_and_as_many_patches_of_every_image(stirred, images_BCHW):
