@@ -3,7 +3,6 @@
 Dimension key: B images, T tokens, D width, A heads, E width of a head, F features of a linear layer.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,24 +13,14 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from pipeline.models.flops import Recompute
 from pipeline.models.variant import ViTConfig
 
-Product = Callable[[Tensor, Tensor, Tensor], Tensor]
-
 NORM_EPS = 1e-6
 
 
 class Dense(nn.Linear):
-    """nn.Linear that draws no weights of its own: `initial.py` does, from an explicit generator.
-
-    `product` computes it: x [...,F], weight [G,F] and bias [G] to [...,G]. float8 puts another one here.
-    """
-
-    product: Product = staticmethod(functional.linear)
+    """nn.Linear that draws no weights of its own: `initial.py` does, from an explicit generator."""
 
     def reset_parameters(self) -> None:
         pass
-
-    def forward(self, input: Tensor) -> Tensor:
-        return self.product(input, self.weight, self.bias)
 
 
 class QueriesKeysValues(Dense):
@@ -48,12 +37,13 @@ class QueriesKeysValues(Dense):
         self, x_BTD: Tensor, first: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         if not first:
-            q_BATE, k_BATE, v_BATE = split_heads(self.product(x_BTD, self.weight, self.bias), parts=3, heads=self.heads)
+            all_three = functional.linear(x_BTD, self.weight, self.bias)
+            q_BATE, k_BATE, v_BATE = split_heads(all_three, parts=3, heads=self.heads)
             return q_BATE, k_BATE, v_BATE
         width = self.in_features
-        q_B1D = self.product(x_BTD[:, :1], self.weight[:width], self.bias[:width])
+        q_B1D = functional.linear(x_BTD[:, :1], self.weight[:width], self.bias[:width])
         (q_BA1E,) = split_heads(q_B1D, parts=1, heads=self.heads)
-        keys_values = self.product(x_BTD, self.weight[width:], self.bias[width:])
+        keys_values = functional.linear(x_BTD, self.weight[width:], self.bias[width:])
         k_BATE, v_BATE = split_heads(keys_values, parts=2, heads=self.heads)
         return q_BA1E, k_BATE, v_BATE
 

@@ -40,12 +40,12 @@ class Contender:
         return self.build(self.model(config), device)
 
 
-def ours(name: str = "ours", *, speed: Speed = Speed(compile=True), float8: bool = False, **changes: Any) -> Contender:
+def ours(name: str = "ours", *, speed: Speed = Speed(compile=True), **changes: Any) -> Contender:
     """The step of one device, with fields of the model or of speed changed."""
 
     def build(config: ViTConfig, device: torch.device) -> Step:
         return Single(
-            _task(config, device=device, float8=float8),
+            _task(config),
             optimization=OPTIM,
             steps=1_000_000,
             seed=0,
@@ -68,7 +68,7 @@ def engine(name: str = "ours, DeepSpeed ZeRO-1", *, speed: Speed = Speed(compile
 
         def step(batch: Batch) -> Any:
             if not made:  # the size of a micro-batch is part of an engine
-                task = _task(config, device=device)
+                task = _task(config)
                 sizes = {"micro_batch": len(batch.images_BCHW), "accumulate": 1, "zero_stage": 1}
                 precision = "bf16" if device.type == "cuda" else "fp32"
                 about = {"steps": 1_000_000, "seed": 0, "precision": precision, "device": device, "speed": speed}
@@ -80,13 +80,8 @@ def engine(name: str = "ours, DeepSpeed ZeRO-1", *, speed: Speed = Speed(compile
     return Contender(name, build, speed=speed)
 
 
-def _task(config: ViTConfig, *, device: torch.device, float8: bool = False) -> Task:
-    model = ViT(config, generator=torch.Generator().manual_seed(0))
-    if float8:
-        from pipeline.models.float8 import use_float8
-
-        use_float8(model)
-    return Task(model, Objective())
+def _task(config: ViTConfig) -> Task:
+    return Task(ViT(config, generator=torch.Generator().manual_seed(0)), Objective())
 
 
 def _join(device: torch.device) -> None:

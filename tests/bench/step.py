@@ -223,7 +223,6 @@ def options(device: torch.device) -> Iterator[Contender]:
     if device.type == "cuda":
         for attention in ("default", "flash", "cudnn", "efficient"):
             yield ours(f"ours, attention {attention}", speed=Speed(compile=True, attention=attention))
-        yield ours("ours, float8", float8=True)
 
 
 def main() -> None:
@@ -249,7 +248,7 @@ def main() -> None:
             _forget()
     if is_gpu and not asked.options:
         for model in models:
-            for one in [ours(), ours("ours, float8", float8=True), *contender.peers()]:
+            for one in [ours(), *contender.peers()]:
                 bench.alone(model, one)
     bench.keep()
     print(json.dumps(bench.seen))
