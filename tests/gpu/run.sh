@@ -9,7 +9,8 @@ model=${3:-H/14}
 python=${PYTHON:-python3}
 mkdir -p "$results"
 if [ -d "$wheels" ]; then
-    for wheel in deepspeed hjson py-cpuinfo einops tqdm msgpack pydantic_core pydantic pytest pytest-timeout iniconfig pluggy timm; do
+    for wheel in deepspeed hjson py-cpuinfo einops tqdm ninja psutil packaging annotated-types typing-inspection \
+        msgpack pydantic_core pydantic pytest pytest-timeout iniconfig pluggy pygments timm; do
         $python -c "import importlib.metadata as m; m.version('$wheel')" 2>/dev/null ||
             $python -m pip install --quiet --no-index --no-deps --find-links "$wheels" "$wheel" || true
     done

@@ -7,7 +7,8 @@ python=${PYTHON:-.venv/bin/python}
 mkdir -p "$folder"
 pin() { grep -iE "^$1==" requirements.lock requirements-dev.lock -h | head -n 1; }
 DS_BUILD_OPS=0 $python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$folder" "$(pin deepspeed)"
-for name in hjson py-cpuinfo einops tqdm pytest pytest-timeout iniconfig pluggy timm; do
+for name in hjson py-cpuinfo einops tqdm ninja psutil packaging annotated-types typing-inspection \
+    pytest pytest-timeout iniconfig pluggy pygments timm; do
     $python -m pip wheel --quiet --no-deps --wheel-dir "$folder" "$(pin "$name" | grep . || echo "$name")"
 done
 for version in 3.10 3.11 3.12 3.13; do # whichever the machine has

@@ -126,6 +126,7 @@ def test_a_run_that_fails_stops_the_profiler_and_another_can_record(run, failing
 
     with pytest.raises(ZeroDivisionError):
         run().of(Profile(step=4), hooks=[Hook(1, fail)])
+    assert not torch.autograd._profiler_enabled()
     assert optimizer_steps(run().of(Profile(step=4)).recorded(4)) == 3
 
 
