@@ -143,14 +143,17 @@ class _Share:
         return self.stage.config.micro_batch or -(-self.batch // self.workers)
 
     def state_gib(self, model: ViTConfig, zero_stage: int) -> float:
-        """Alone, without ZeRO, weights are float32 under autocast."""
-        precision = self.stage.config.precision if self.in_gang else "fp32"
-        zero_stage = zero_stage if self.in_gang else 0
-        gpus = self.workers
-        return flops.model_state_bytes(model, zero_stage=zero_stage, gpus=gpus, precision=precision) / GIB
+        """Alone there is no ZeRO, and gradients in bf16 have float32 copies that they are added up in."""
+        precision = self.stage.config.precision
+        if self.in_gang:
+            return flops.model_state_bytes(model, zero_stage=zero_stage, gpus=self.workers, precision=precision) / GIB
+        copies = 4 * flops.num_parameters(model) if precision == "bf16" else 0
+        return (flops.model_state_bytes(model, zero_stage=0, gpus=1, precision=precision) + copies) / GIB
 
     def activations_gib(self, model: ViTConfig, micro_batch: int) -> float:
-        return micro_batch * flops.activation_bytes(model, precision=self.stage.config.precision) / GIB
+        config = self.stage.config
+        kept = flops.activation_bytes(model, precision=config.precision, recompute=config.speed.recompute)
+        return micro_batch * kept / GIB
 
 
 def _cost(share: _Share, model: ViTConfig, *, images: int) -> Cost:
