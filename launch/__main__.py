@@ -95,6 +95,34 @@ def run(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe in configs/, or a .py file.")],
+    gpus: Annotated[int | None, typer.Option(help="Say more of this number of GPUs.")] = None,
+    gpu: Annotated[str, typer.Option(help="h100, h200 or a100.")] = "h100",
+    images_per_s: Annotated[
+        float | None, typer.Option(help="Measured on one GPU, by tests/bench/step.py. Default: 40 % of the peak.")
+    ] = None,
+    network_gbps: Annotated[float, typer.Option(help="Gbit/s of a GPU's network card.")] = 400,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="STAGE.PATH=VALUE", help="Change a value; repeatable.")
+    ] = None,
+    plot: Annotated[str | None, typer.Option(metavar="FILE", help="Draw it too: .svg, .png or .pdf.")] = None,
+    output: Annotated[PlanOutput, typer.Option()] = PlanOutput.table,
+    debug: Debug = False,
+) -> None:
+    """Predict pre-training on 1 to 4096 GPUs: memory, traffic, step time and days, under ZeRO-1, 2 and 3."""
+    with _errors(debug=debug):
+        from launch import forecast
+        from launch.recipe import load
+
+        stages = load(recipe, assignments=settings or []).stages
+        found = forecast.forecast(stages, gpu=gpu, gpus=gpus, images_per_s=images_per_s, network_gbps=network_gbps)
+        if plot:
+            forecast.draw(found, plot)
+        typer.echo(forecast.render(found, gpus=gpus, output=output.value))
+
+
+@app.command()
 def status(
     recipe: Annotated[str, typer.Argument(help="Its default root is looked at.")] = "quickstart",
     root: Root = None,
