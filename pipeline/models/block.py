@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from pipeline.models import float8
 from pipeline.models.flops import Recompute
 from pipeline.models.variant import ViTConfig
 
@@ -17,10 +18,22 @@ NORM_EPS = 1e-6
 
 
 class Dense(nn.Linear):
-    """nn.Linear that draws no weights of its own: `initial.py` does, from an explicit generator."""
+    """nn.Linear that draws no weights of its own: `initial.py` does, from an explicit generator.
+
+    `float8`, set from outside, makes its products while training those of 8-bit floats.
+    """
+
+    float8 = False
 
     def reset_parameters(self) -> None:
         pass
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.product(x, self.weight, self.bias)
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        linear = float8.linear if self.float8 and self.training else functional.linear
+        return linear(x, weight, bias)
 
 
 class QueriesKeysValues(Dense):
@@ -37,13 +50,13 @@ class QueriesKeysValues(Dense):
         self, x_BTD: Tensor, first: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         if not first:
-            all_three = functional.linear(x_BTD, self.weight, self.bias)
+            all_three = self.product(x_BTD, self.weight, self.bias)
             q_BATE, k_BATE, v_BATE = split_heads(all_three, parts=3, heads=self.heads)
             return q_BATE, k_BATE, v_BATE
         width = self.in_features
-        q_B1D = functional.linear(x_BTD[:, :1], self.weight[:width], self.bias[:width])
+        q_B1D = self.product(x_BTD[:, :1], self.weight[:width], self.bias[:width])
         (q_BA1E,) = split_heads(q_B1D, parts=1, heads=self.heads)
-        keys_values = functional.linear(x_BTD, self.weight[width:], self.bias[width:])
+        keys_values = self.product(x_BTD, self.weight[width:], self.bias[width:])
         k_BATE, v_BATE = split_heads(keys_values, parts=2, heads=self.heads)
         return q_BA1E, k_BATE, v_BATE
 

@@ -35,17 +35,22 @@ class Speed:
         fastest, "default" leaves it to torch, which does not know. A run that must repeat bit for bit names one.
     recompute: "selective" keeps matrix products and computes the cheap rest again in the backward pass; "full" keeps
         only the input of each block. Both for larger micro-batches than memory allows.
+    float8: the linear layers of the blocks multiply in 8 bit, all but the gradients of their weights
+        (`models.float8`); a GPU of compute capability 8.9 or newer, and a loss curve that is not bf16's to the digit.
     """
 
     compile: bool = False
     attention: Attention = "auto"
     recompute: Recompute = "none"
+    float8: bool = False
 
 
 def prepare(model: "ViT", speed: Speed, *, device: "torch.device") -> None:
-    """Set the blocks of `model` up, before an engine wraps it. ValueError where nothing can be compiled."""
+    """Set the blocks of `model` up, before an engine wraps it. ValueError for what this device cannot."""
     import torch
 
+    if speed.float8:
+        _use_float8(model, device=device)
     if speed.compile:
         if device.type == "cpu" and not (shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")):
             raise ValueError("speed.compile: true, but there is no C++ compiler here; install g++, or set it to false")
@@ -56,6 +61,22 @@ def prepare(model: "ViT", speed: Speed, *, device: "torch.device") -> None:
         block.recompute = speed.recompute
         if speed.compile:
             block.forward = torch.compile(block.forward, dynamic=False)
+
+
+def _use_float8(model: "ViT", *, device: "torch.device") -> None:
+    import torch
+
+    from pipeline.models.block import Dense
+    from pipeline.models.float8 import ALIGNMENT
+
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        raise ValueError(f"speed.float8: {torch.cuda.get_device_name(device)} has no float8 products; set it to false")
+    for name, layer in model.blocks.named_modules():
+        if isinstance(layer, Dense):
+            if layer.in_features % ALIGNMENT or layer.out_features % ALIGNMENT:
+                shape = f"{layer.in_features} -> {layer.out_features}"
+                raise ValueError(f"speed.float8: blocks.{name} is {shape}, not multiples of {ALIGNMENT}")
+            layer.float8 = True
 
 
 def kernels_for(

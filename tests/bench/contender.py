@@ -40,8 +40,14 @@ class Contender:
         return self.build(self.model(config), device)
 
 
-def ours(name: str = "ours", *, speed: Speed = Speed(compile=True), **changes: Any) -> Contender:
-    """The step of one device, with fields of the model or of speed changed."""
+def ours(
+    name: str = "ours", *, speed: Speed = Speed(compile=True), heads_of: int | None = None, **changes: Any
+) -> Contender:
+    """The step of one device, with fields of the model or of speed changed; `heads_of` is the width of a head."""
+
+    def changed(config: ViTConfig) -> ViTConfig:
+        heads = {"heads": config.width // heads_of} if heads_of else {}
+        return dataclasses.replace(config, **heads, **changes)
 
     def build(config: ViTConfig, device: torch.device) -> Step:
         return Single(
@@ -54,7 +60,7 @@ def ours(name: str = "ours", *, speed: Speed = Speed(compile=True), **changes: A
             speed=speed,
         ).train
 
-    return Contender(name, build, lambda config: dataclasses.replace(config, **changes), speed)
+    return Contender(name, build, changed, speed)
 
 
 def engine(name: str = "ours, DeepSpeed ZeRO-1", *, speed: Speed = Speed(compile=True)) -> Contender:

@@ -221,6 +221,8 @@ def options(device: torch.device) -> Iterator[Contender]:
     yield ours("ours, patch_dropout 0.5", patch_dropout=0.5)
     yield ours("ours, gap: no class token", pool="gap")
     if device.type == "cuda":
+        yield ours("ours, heads of 64", heads_of=64)
+        yield ours("ours, float8", speed=Speed(compile=True, float8=True))
         for attention in ("default", "flash", "cudnn", "efficient"):
             yield ours(f"ours, attention {attention}", speed=Speed(compile=True, attention=attention))
 

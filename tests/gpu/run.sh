@@ -18,5 +18,6 @@ fi
 timeout 300 $python tests/bench/step.py --models "$model" --seconds 240 --out "$results/step.json" >"$results/step.log" 2>&1
 timeout 140 $python tests/bench/step.py --options --models "$model" --rounds 5 --seconds 110 \
     --out "$results/step-options.json" >"$results/step-options.log" 2>&1
-timeout 120 $python -m pytest tests/gpu -q -p no:cacheprovider >"$results/tests.log" 2>&1
+timeout 30 $python tests/bench/curves.py --out "$results/curves.json" >"$results/curves.log" 2>&1
+timeout 110 $python -m pytest tests/gpu -q -p no:cacheprovider >"$results/tests.log" 2>&1
 tail -n 12 "$results"/*.log

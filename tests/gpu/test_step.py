@@ -6,49 +6,20 @@ import importlib.util
 import pytest
 import torch
 
-from pipeline.models.variant import ViTConfig, vit
+from pipeline.models import float8
+from pipeline.models.variant import vit
 from pipeline.models.vit import ViT
 from pipeline.train import speed
-from pipeline.train.objective import Objective
-from pipeline.train.optim import Optim
-from pipeline.train.schedule import Schedule
-from pipeline.train.single import Single
 from pipeline.train.speed import Speed
-from pipeline.train.task import Batch, Task
+from tests.bench.curves import CLASSES, KINDS, SMALL, batch, losses, single, task
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and DeepSpeed, whose versions a GPU machine chooses
 
-CLASSES = 10
-SMALL = ViTConfig(width=128, depth=4, heads=2, mlp_dim=512, patch_px=8, image_px=32, num_classes=CLASSES)
 WIDE = {  # the real widths, few layers: what differs between the variants is the shape of their products
     "B/16": dataclasses.replace(vit("B/16", image_px=224, num_classes=CLASSES), depth=2),
     "H/14": dataclasses.replace(vit("H/14", image_px=224, num_classes=CLASSES), depth=2),
 }
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 3e-2}  # of the relative norm; bf16 has 8 bits, and 2 blocks of it add up
-
-
-def task(config: ViTConfig) -> Task:
-    return Task(ViT(config, generator=torch.Generator().manual_seed(0)), Objective())
-
-
-def batch(seed: int, device: torch.device, *, size: int = 64, image_px: int = 32) -> Batch:
-    """Images whose class is their brightest corner-to-corner stripe: learnable in some hundred steps."""
-    draw = torch.Generator().manual_seed(seed)
-    labels_B = torch.randint(0, CLASSES, (size,), generator=draw)
-    images_BCHW = torch.randint(0, 200, (size, 3, image_px, image_px), generator=draw, dtype=torch.uint8)
-    columns_W = torch.arange(image_px) * CLASSES // image_px
-    images_BCHW += 55 * (columns_W[None] == labels_B[:, None]).to(torch.uint8)[:, None, None, :]
-    return Batch(images_BCHW.to(device), labels_B.to(device))
-
-
-def single(device: torch.device, *, config: ViTConfig = SMALL, precision="fp32", how: Speed = Speed()) -> Single:
-    optim = Optim(lr=1e-3, weight_decay=0.05, schedule=Schedule("cosine", warmup_steps=20))
-    return Single(task(config), optimization=optim, steps=200, seed=1, device=device, precision=precision, speed=how)
-
-
-def losses(engine, steps: int, device: torch.device) -> torch.Tensor:
-    found = [engine.train(batch(step, device))["loss"] for step in range(engine.step, engine.step + steps)]
-    return torch.stack(found).cpu()
 
 
 def distance(found: torch.Tensor, exact: torch.Tensor) -> float:
@@ -82,10 +53,27 @@ def test_the_same_steps_give_the_same_bits(device, precision):
     assert torch.equal(first, again)
 
 
-def test_bf16_learns_as_fp32_does(device):
-    exact, half = (losses(single(device, precision=name), 200, device) for name in ("fp32", "bf16"))
+@pytest.mark.parametrize("kind", ["bf16", "float8"])
+def test_fewer_bits_learn_as_fp32_does(device, kind):
+    precision, how = KINDS[kind]
+    rounded = losses(single(device, precision=precision, how=how), 200, device)
+    exact = losses(single(device), 200, device)
     assert exact[-20:].mean() < 0.5 * exact[0]
-    assert abs(half[-20:].mean() - exact[-20:].mean()) < 0.1 * exact[0]
+    assert abs(rounded[-20:].mean() - exact[-20:].mean()) < 0.1 * exact[0]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_float8_products_are_those_of_the_same_rounded_numbers(gpu, dtype):
+    found = {}
+    for where in ("cpu", gpu):
+        draw = torch.Generator().manual_seed(0)
+        x_MK, weight_NK = (torch.randn(shape, generator=draw).to(where, dtype) for shape in ((257, 1280), (5120, 1280)))
+        leaves = [t.requires_grad_() for t in (x_MK, weight_NK)]
+        y_MN = float8.linear(*leaves, None)
+        y_MN.backward(torch.randn(257, 5120, generator=draw).to(where, dtype))
+        found[str(where)] = [t.detach().double().cpu() for t in (y_MN, *(leaf.grad for leaf in leaves))]
+    for other, emulated in zip(found[str(gpu)], found["cpu"], strict=True):
+        assert distance(other, emulated) < 1e-2
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])

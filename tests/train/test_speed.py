@@ -12,6 +12,7 @@ from pipeline.train.speed import Speed
 from tests.train.test_single import CONFIG, batch, single
 
 DEVICE = torch.device("cpu")
+KINDS = (Speed(), Speed(float8=True))
 
 
 def losses(how: Speed, **changes) -> list[float]:
@@ -44,3 +45,15 @@ def test_a_cpu_has_one_attention_kernel_and_times_none():
     for attention in ("auto", "flash"):
         context = speed.kernels_for(model, Speed(attention=attention), images=4, device=DEVICE)
         assert isinstance(context, contextlib.nullcontext)
+
+
+def test_float8_changes_only_training_and_is_refused_where_the_shape_has_no_product():
+    exact, rounded = (single(config=dataclasses.replace(CONFIG, width=32, mlp_dim=64), speed=how) for how in KINDS)
+    images_BCHW = batch(0).images_BCHW
+    assert torch.equal(exact.logits(images_BCHW), rounded.logits(images_BCHW))
+    plain, other = ([float(engine.train(batch(0))["loss"]) for _ in range(3)] for engine in (exact, rounded))
+    assert plain != other  # the first loss is that of a head of zeros, whatever the blocks compute
+    assert other == pytest.approx(plain, rel=0.1)
+    config = dataclasses.replace(CONFIG, mlp_dim=24)
+    with pytest.raises(ValueError, match=r"^speed\.float8: blocks\.0\.mlp\.fc1 is \d+ -> 24, not multiples of 16"):
+        single(config=config, speed=Speed(float8=True))
