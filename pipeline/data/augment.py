@@ -1,8 +1,7 @@
-"""What is done to pixels after decoding; every draw comes from an explicit generator. Knows no files and no torch.
+"""What is done to pixels after decoding; every draw comes from an explicit generator. Knows no files and no tensors.
 
-Images are uint8 [H, W, 3] in and out. All resizing is Pillow's antialiased bilinear filter, in training and in
-evaluation alike, because a model notices the difference between resizers. Draws are made of `Generator.random`, plain
-bits of Philox, since numpy does not promise the streams of its bounded integers; mixup's Beta is the one exception.
+Images are uint8 [H, W, 3] in and out. Draws are made of `Generator.random`, plain bits of Philox, since numpy does not
+promise the streams of its bounded integers; mixup's Beta is the one exception.
 
 Dimension key: B samples of a batch, N patches of an image, H, W, C an image.
 """
@@ -13,6 +12,8 @@ import numpy as np
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 from PIL import Image
+
+from pipeline.data.resize import resize
 
 Pixels = NDArray[np.uint8]
 
@@ -108,15 +109,6 @@ def affine(
         square.size, Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR, fillcolor=(fill, fill, fill)
     )
     return np.asarray(moved)
-
-
-def resize(image: Pixels, *, height_px: int, width_px: int) -> Pixels:
-    """The image at another size by Pillow's antialiased bilinear filter; the same array if it has that size."""
-    if image.shape[:2] == (height_px, width_px):
-        return image
-    # Contiguous, since Pillow would otherwise go through a slower copy of its own.
-    source = Image.fromarray(np.ascontiguousarray(image))
-    return np.asarray(source.resize((width_px, height_px), Image.Resampling.BILINEAR))
 
 
 def resize_small(image: Pixels, *, size_px: int) -> Pixels:

@@ -31,10 +31,24 @@ def test_samples_epochs_seeds_and_steps_draw_independently():
     assert abs(np.corrcoef(many[:-1], many[1:])[0, 1]) < 0.05
 
 
-def test_resizing_is_pillows():
+@pytest.mark.parametrize("size", [(24, 32), (224, 224), (1, 1), (87, 300), (9, 120)])
+def test_resizing_is_pillows_to_within_one_step(size):
     box = PHOTO[10:97, 20:140]
-    expected = Image.fromarray(PHOTO).crop((20, 10, 140, 97)).resize((32, 24), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(augment.resize(box, height_px=24, width_px=32), np.asarray(expected))
+    expected = Image.fromarray(box).resize(size[::-1], Image.Resampling.BILINEAR)
+    found = augment.resize(box, height_px=size[0], width_px=size[1])
+    assert found.dtype == np.uint8
+    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
+
+
+def test_pixels_that_may_not_be_written_are_resized_and_stay_as_they_are():
+    given, mirrored = np.asarray(Image.fromarray(PHOTO)), PHOTO[:, ::-1]
+    before = given.copy()
+    assert not given.flags.writeable
+    augment.resize(given, height_px=16, width_px=16)
+    np.testing.assert_array_equal(given, before)
+    there_and_back = augment.resize(mirrored, height_px=16, width_px=16)
+    expected = augment.resize(mirrored.copy(), height_px=16, width_px=16)
+    np.testing.assert_array_equal(there_and_back, expected)
 
 
 def test_crop_boxes_stay_inside_and_cover_the_range_of_areas_and_aspects():
