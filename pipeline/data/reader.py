@@ -10,7 +10,7 @@ import collections
 import functools
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -23,11 +23,12 @@ from pipeline.data import augment
 from pipeline.data.cache import ShardCache
 from pipeline.data.decode import MAX_PIXELS, Corrupt, decode
 from pipeline.data.plan import Plan, Slots
+from pipeline.data.ring import Fields
 from pipeline.data.split import Split
 from pipeline.data.subset import Subset
 from pipeline.data.view import EvalView, TrainView, View, apply
 
-_IN_FLIGHT = 2  # batches being made: while one is waited for, the threads go on with the next
+IN_FLIGHT = 2  # batches being made: while one is waited for, the threads go on with the next
 _LOOKAHEAD = 16  # steps that shards of object storage are fetched ahead of
 
 
@@ -119,23 +120,40 @@ class Reader:
         with self._lock:
             return tuple(sorted(self._quarantined.values(), key=lambda sample: sample.id))
 
-    def batches(self, step: int = 0) -> Iterator[Batch]:
-        """Global batch `step`, the next one, and so on without end. Close the generator to stop its threads early."""
+    @property
+    def fields(self) -> Fields:
+        """Shape and dtype of every array of a Batch."""
+        num, side_px = self._stop - self._start, self._view.image_px
+        found: dict[str, tuple[tuple[int, ...], str]] = {
+            "images_BHWC": ((num, side_px, side_px, 3), "uint8"),
+            "labels_B": ((num,), "int64"),
+            "ids_B": ((num,), "int64"),
+        }
+        if isinstance(self._view, TrainView) and self._view.num_patches:
+            found["actions_BN"] = (num, self._view.num_patches), "int8"
+            found["sources_BN"] = (num, self._view.num_patches), "int64"
+        return found | ({"mixed_B": ((num,), "float32")} if self._mixup else {})
+
+    def batches(self, step: int = 0, *, arrays: Callable[[], dict[str, NDArray]] | None = None) -> Iterator[Batch]:
+        """Global batch `step`, the next one, and so on without end. Close the generator to stop its threads early.
+
+        Each batch is made in new memory, or in what `arrays` gives when one is begun: arrays of `fields`.
+        """
         if step < 0:
             raise ValueError(f"step: must not be negative, got {step}")
-        return self._batches(step)
+        return self._batches(step, arrays or self._new_arrays)
 
-    def _batches(self, step: int) -> Iterator[Batch]:
+    def _batches(self, step: int, arrays: Callable[[], dict[str, NDArray]]) -> Iterator[Batch]:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tessera-decode")
         try:
-            under_way = collections.deque(self._begin(step + ahead, pool) for ahead in range(_IN_FLIGHT))
-            for ahead in range(_IN_FLIGHT, _LOOKAHEAD):
+            under_way = collections.deque(self._begin(step + ahead, arrays(), pool) for ahead in range(IN_FLIGHT))
+            for ahead in range(IN_FLIGHT, _LOOKAHEAD):
                 self._fetch_soon(step + ahead)
-            for next_step in itertools.count(step + _IN_FLIGHT):
+            for next_step in itertools.count(step + IN_FLIGHT):
                 batch, jobs = under_way.popleft()
                 for job in jobs:
                     job.result()
-                under_way.append(self._begin(next_step, pool))
+                under_way.append(self._begin(next_step, arrays(), pool))
                 self._fetch_soon(next_step + _LOOKAHEAD)
                 yield batch
         finally:
@@ -151,32 +169,24 @@ class Reader:
                 if not isinstance(self._plan, Subset) or self._plan.is_dense(shard):  # else ranges are cheaper
                     self._split.fetch_soon(shard)
 
-    def _begin(self, step: int, pool: ThreadPoolExecutor) -> tuple[Batch, list[Future[None]]]:
-        """An empty batch, and the jobs that fill it."""
+    def _begin(
+        self, step: int, arrays: dict[str, NDArray], pool: ThreadPoolExecutor
+    ) -> tuple[Batch, list[Future[None]]]:
+        """A batch in `arrays`, and the jobs that fill it."""
         slots = self._slots(step)
         self._fetch_soon(step)  # again: there may have been no room when it was asked for ahead
-        batch = self._empty(step, self._stop - self._start)
+        batch = Batch(step=step, **arrays)
+        if batch.mixed_B is not None:
+            rng = augment.step_rng(self._seed, step)
+            lam_B = augment.mixup_plan(rng, self._plan.global_batch, self._mixup)[1]
+            batch.mixed_B[:] = lam_B[self._start : self._stop]
         # Few enough samples per job that the threads finish together, enough that handing out jobs costs nothing.
         size = max(1, min(16, len(slots.id_S) // (4 * self._threads)))
         places = [range(first, min(first + size, len(slots.id_S))) for first in range(0, len(slots.id_S), size)]
         return batch, [pool.submit(self._fill, batch, slots, some) for some in places]
 
-    def _empty(self, step: int, num: int) -> Batch:
-        view, side_px = self._view, self._view.image_px
-        num_patches = view.num_patches if isinstance(view, TrainView) else 0
-        mixed_B = None
-        if self._mixup:
-            rng = augment.step_rng(self._seed, step)
-            mixed_B = augment.mixup_plan(rng, self._plan.global_batch, self._mixup)[1][self._start : self._stop]
-        return Batch(
-            step=step,
-            images_BHWC=np.empty((num, side_px, side_px, 3), np.uint8),
-            labels_B=np.empty(num, np.int64),
-            ids_B=np.empty(num, np.int64),
-            actions_BN=np.empty((num, num_patches), np.int8) if num_patches else None,
-            sources_BN=np.empty((num, num_patches), np.int64) if num_patches else None,
-            mixed_B=mixed_B,
-        )
+    def _new_arrays(self) -> dict[str, NDArray]:
+        return {name: np.empty(shape, dtype) for name, (shape, dtype) in self.fields.items()}
 
     def _fill(self, batch: Batch, slots: Slots, places: range) -> None:
         for place in places:
@@ -282,4 +292,4 @@ def _live_uses(plan: Plan | Subset, num_slots: int) -> int:
     """Uses of other shards after which a shard is done with: reads of one shard are at most a window apart."""
     window_steps = -(-plan.window // (plan.global_batch // plan.lanes))
     uses_per_step = 3 * num_slots  # one read, at most two requests to fetch
-    return uses_per_step * (window_steps + _LOOKAHEAD + _IN_FLIGHT)
+    return uses_per_step * (window_steps + _LOOKAHEAD + IN_FLIGHT)

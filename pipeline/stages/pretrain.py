@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.data.reader import Reader
+    from pipeline.data.reader_process import ReaderProcess
     from pipeline.train.engine import Engine
     from pipeline.train.loop import Tick
     from pipeline.train.saver import Saver
@@ -45,6 +46,7 @@ class Pretrain:
     lanes, window: how far the order of the data is mixed (pipeline/data/plan.py).
     micro_batch: images a worker computes at once; 0 for its whole part. max_corrupt: distinct bad samples a worker
     may replace before the run stops. collect_every: steps between two searches for garbage; 0 leaves it to Python.
+    reader: whether `decode_threads` are in a process beside each worker, where they delay no launch, or in the worker.
     """
 
     model: ViTConfig
@@ -66,6 +68,7 @@ class Pretrain:
     log_every: int = execution(20)
     profile: Profile = execution(Profile())
     collect_every: int = execution(100)
+    reader: Literal["process", "threads"] = execution("process")
     decode_threads: int = execution(2)
     max_corrupt: int = execution(0)
 
@@ -248,11 +251,12 @@ def _engine(config: Pretrain, member: Member, device: "torch.device") -> "Engine
     )
 
 
-def _reader(job: Job, member: Member) -> "Reader":
+def _reader(job: Job, member: Member) -> "Reader | ReaderProcess":
     """This rank's part of every global batch."""
     from pipeline.data.dataset import read_manifest
     from pipeline.data.plan import Plan
     from pipeline.data.reader import Reader
+    from pipeline.data.reader_process import ReaderProcess
 
     config = job.config
     part = config.global_batch // member.world_size
@@ -263,7 +267,7 @@ def _reader(job: Job, member: Member) -> "Reader":
         lanes=config.lanes,
         window=config.window,
     )
-    return Reader(
+    return (ReaderProcess if config.reader == "process" else Reader)(
         job.shards,
         split=config.split,
         plan=plan,
@@ -284,7 +288,7 @@ def _report(member: Member, figures: Mapping[str, float], tick: "Tick") -> None:
 class _Quarantine:
     """Tells the driver, once each, of the samples this rank had to replace."""
 
-    def __init__(self, member: Member, reader: "Reader") -> None:
+    def __init__(self, member: Member, reader: "Reader | ReaderProcess") -> None:
         self._member, self._reader, self._told = member, reader, 0
 
     def report(self, tick: "Tick") -> None:
