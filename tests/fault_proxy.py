@@ -6,7 +6,9 @@
 Every connection carries one request, so that a fault meets exactly the request it was meant for.
 """
 
+import collections
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -26,10 +28,10 @@ class Fault:
 
     delay: waits `seconds`, then goes on as usual. cut: closes after `after_bytes` of the answer's body.
     refuse: answers `status` with S3's `code` for it. reset: resets the connection before the request is passed on.
-    lose: passes the request on, but not the answer.
+    lose: passes the request on, but not the answer. hang: keeps the connection open for `seconds` without a word.
     """
 
-    kind: Literal["delay", "cut", "refuse", "reset", "lose"]
+    kind: Literal["delay", "cut", "refuse", "reset", "lose", "hang"]
     match: str = ""
     times: int = 1
     after_bytes: int = 0
@@ -49,12 +51,20 @@ class FaultProxy:
         self._faults: list[tuple[Fault, int]] = []
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.requests: list[str] = []
+        self.rained: collections.Counter[str] = collections.Counter()
+        self._shares: list[tuple[Fault, float]] = []
+        self._draw = random.Random(0)
         threading.Thread(target=self._accept, daemon=True).start()
 
     def inject(self, fault: Fault) -> None:
         """Faults are tried in the order of their injection."""
         with self._lock:
             self._faults.append((fault, fault.times))
+
+    def rain(self, shares: dict[Fault, float], *, seed: int) -> None:
+        """From now on each fault meets its share of all requests that contain its `match`, drawn from the seed."""
+        with self._lock:
+            self._shares, self._draw = list(shares.items()), random.Random(seed)
 
     def seen(self, text: str) -> list[str]:
         """The heads of the requests so far that contain `text`."""
@@ -83,6 +93,10 @@ class FaultProxy:
             fault = self._take(head.decode("latin-1"))
             if fault.kind == "delay":
                 time.sleep(fault.seconds)
+            if fault.kind == "hang":
+                client.settimeout(fault.seconds)
+                client.recv(1)  # until the other side has had enough
+                return
             if fault.kind == "reset":
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 return
@@ -101,6 +115,12 @@ class FaultProxy:
             for number, (fault, left) in enumerate(self._faults):
                 if left and fault.match in head:
                     self._faults[number] = (fault, left - 1)
+                    return fault
+            drawn = self._draw.random()
+            for fault, share in self._shares:
+                drawn -= share
+                if drawn < 0 and fault.match in head:
+                    self.rained[fault.kind] += 1
                     return fault
         return Fault("delay")
 
