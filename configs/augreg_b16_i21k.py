@@ -28,6 +28,7 @@ from pipeline.stages.pretrain import Pretrain, pretrain
 from pipeline.stages.report import Report, report
 from pipeline.train.objective import Objective
 from pipeline.train.optim import Optim
+from pipeline.train.reading import Reading
 from pipeline.train.schedule import Schedule
 
 BATCH = 4096
@@ -62,7 +63,7 @@ def stages() -> tuple[Stage, ...]:
             ),
             steps=round(300 * paper.IMAGENET_21K / BATCH),  # 300 epochs
             global_batch=BATCH,
-            decode_threads=12,
+            reading=Reading(threads=12),
             speed=paper.COMPILED,
         ),
         needs={"shards": paper.shards("imagenet21k", samples_per_shard=5000)},

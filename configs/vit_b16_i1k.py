@@ -22,6 +22,7 @@ from pipeline.stages.pretrain import Pretrain, pretrain
 from pipeline.stages.report import Report, report
 from pipeline.train.objective import Objective
 from pipeline.train.optim import Optim
+from pipeline.train.reading import Reading
 from pipeline.train.schedule import Schedule
 
 BATCH = 4096
@@ -49,7 +50,7 @@ def stages() -> tuple[Stage, ...]:
             ),
             steps=round(300 * paper.IMAGENET_1K / BATCH),  # 300 epochs (Table 3)
             global_batch=BATCH,
-            decode_threads=12,
+            reading=Reading(threads=12),
             speed=paper.COMPILED,
         ),
         needs={"shards": imagenet},

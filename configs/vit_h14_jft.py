@@ -30,6 +30,7 @@ from pipeline.stages.pretrain import Pretrain, pretrain
 from pipeline.stages.report import Report, report
 from pipeline.train.objective import Objective
 from pipeline.train.optim import Optim
+from pipeline.train.reading import Reading
 from pipeline.train.schedule import Schedule
 
 BATCH = 4096
@@ -51,7 +52,7 @@ def stages() -> tuple[Stage, ...]:
             optim=Optim(lr=3e-4, weight_decay=0.1, beta1=0.9, beta2=0.999, clip=None, schedule=LINEAR),
             steps=round(14 * paper.JFT_300M / BATCH),  # 14 epochs (Table 3)
             global_batch=BATCH,
-            decode_threads=4,
+            reading=Reading(threads=4),
             speed=paper.COMPILED,
         ),
         needs={"shards": paper.shards("jft300m", samples_per_shard=10_000)},

@@ -23,6 +23,7 @@ from pipeline.stages.pretrain import Pretrain, pretrain
 from pipeline.stages.report import Report, report
 from pipeline.train.objective import Objective
 from pipeline.train.optim import Optim
+from pipeline.train.reading import Reading
 from pipeline.train.schedule import Schedule
 
 BATCH = 4096
@@ -50,7 +51,7 @@ def stages() -> tuple[Stage, ...]:
             ),
             steps=round(90 * paper.IMAGENET_21K / BATCH),  # 90 epochs (Table 3, issue #34)
             global_batch=BATCH,
-            decode_threads=8,
+            reading=Reading(threads=8),
             speed=paper.COMPILED,
         ),
         needs={"shards": paper.shards("imagenet21k", samples_per_shard=5000)},

@@ -33,6 +33,7 @@ from pipeline.stages.pretrain import Pretrain, pretrain
 from pipeline.stages.report import Report, report
 from pipeline.train.objective import Objective
 from pipeline.train.optim import Optim
+from pipeline.train.reading import Reading
 from pipeline.train.schedule import Schedule
 
 BATCH = 1024
@@ -61,7 +62,7 @@ def stages() -> tuple[Stage, ...]:
             ),
             steps=round(90 * EXAMPLES / BATCH),  # 90 epochs
             global_batch=BATCH,
-            decode_threads=12,
+            reading=Reading(threads=12),
             speed=paper.COMPILED,
         ),
         needs={"shards": imagenet},

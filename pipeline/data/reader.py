@@ -22,6 +22,7 @@ from pipeline import storage
 from pipeline.data import augment
 from pipeline.data.cache import ShardCache
 from pipeline.data.decode import MAX_PIXELS, Corrupt, decode
+from pipeline.data.live import LOOKAHEAD
 from pipeline.data.plan import Plan, Slots
 from pipeline.data.ring import Fields
 from pipeline.data.split import Split
@@ -29,7 +30,6 @@ from pipeline.data.subset import Subset
 from pipeline.data.view import EvalView, TrainView, View, apply
 
 IN_FLIGHT = 2  # batches being made: while one is waited for, the threads go on with the next
-_LOOKAHEAD = 16  # steps that shards of object storage are fetched ahead of
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,14 +147,14 @@ class Reader:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tessera-decode")
         try:
             under_way = collections.deque(self._begin(step + ahead, arrays(), pool) for ahead in range(IN_FLIGHT))
-            for ahead in range(IN_FLIGHT, _LOOKAHEAD):
+            for ahead in range(IN_FLIGHT, LOOKAHEAD):
                 self._fetch_soon(step + ahead)
             for next_step in itertools.count(step + IN_FLIGHT):
                 batch, jobs = under_way.popleft()
                 for job in jobs:
                     job.result()
                 under_way.append(self._begin(next_step, arrays(), pool))
-                self._fetch_soon(next_step + _LOOKAHEAD)
+                self._fetch_soon(next_step + LOOKAHEAD)
                 yield batch
         finally:
             pool.shutdown(cancel_futures=True)
@@ -292,4 +292,4 @@ def _live_uses(plan: Plan | Subset, num_slots: int) -> int:
     """Uses of other shards after which a shard is done with: reads of one shard are at most a window apart."""
     window_steps = -(-plan.window // (plan.global_batch // plan.lanes))
     uses_per_step = 3 * num_slots  # one read, at most two requests to fetch
-    return uses_per_step * (window_steps + _LOOKAHEAD + IN_FLIGHT)
+    return uses_per_step * (window_steps + LOOKAHEAD + IN_FLIGHT)

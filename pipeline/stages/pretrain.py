@@ -23,6 +23,7 @@ from pipeline.train.driver import Driver
 from pipeline.train.objective import Objective
 from pipeline.train.optim import Optim
 from pipeline.train.profile import Profile
+from pipeline.train.reading import Reading
 from pipeline.train.speed import Speed
 
 if TYPE_CHECKING:
@@ -44,9 +45,8 @@ class Pretrain:
     """One pre-training run. `global_batch` images a step, whatever the number of workers.
 
     lanes, window: how far the order of the data is mixed (pipeline/data/plan.py).
-    micro_batch: images a worker computes at once; 0 for its whole part. max_corrupt: distinct bad samples a worker
-    may replace before the run stops. collect_every: steps between two searches for garbage; 0 leaves it to Python.
-    reader: whether `decode_threads` are in a process beside each worker, where they delay no launch, or in the worker.
+    micro_batch: images a worker computes at once; 0 for its whole part.
+    collect_every: steps between two searches for garbage; 0 leaves it to Python.
     """
 
     model: ViTConfig
@@ -68,9 +68,7 @@ class Pretrain:
     log_every: int = execution(20)
     profile: Profile = execution(Profile())
     collect_every: int = execution(100)
-    reader: Literal["process", "threads"] = execution("process")
-    decode_threads: int = execution(2)
-    max_corrupt: int = execution(0)
+    reading: Reading = execution(Reading())
 
     def __post_init__(self) -> None:
         for name in ("steps", "global_batch", "lanes", "checkpoint_every", "keep_checkpoints", "log_every"):
@@ -192,25 +190,27 @@ def _train(job: Job, member: Member, *, engine: "Engine", saver: "Saver", device
     from pipeline.train.loop import Hook, train
     from pipeline.train.measure import Meter, gauge
     from pipeline.train.profile import Profiler
+    from pipeline.train.reading import Quarantine
     from pipeline.train.task import Batch
 
     config, start = job.config, saver.resume()
+    reader, order = _reader(job, member)
     with (
-        _reader(job, member) as reader,
+        reader,
         Feed(reader.batches(start), device=str(device)) as feed,
         Profiler(config.profile, out=job.out, start=start, member=member, device=device) as profiler,
         garbage.held(config.collect_every) as collecting,
     ):
         if member.rank == 0:
             line = f"{member.world_size} workers on {device.type}, ZeRO-{config.zero_stage}, {config.precision}"
-            member.send({"kind": "begun", "step": start, "line": line})
+            member.send({"kind": "begun", "step": start, "line": line, "order": [order]})
         meter = Meter(
             config.model, global_batch=config.global_batch, recompute=config.speed.recompute, gauge=gauge(device)
         )
         hooks = (
             Hook(1, meter.observe),
             Hook(config.log_every, lambda tick: _report(member, meter.report(tick), tick)),
-            Hook(config.log_every, _Quarantine(member, reader).report),
+            Hook(config.log_every, Quarantine(member, reader).report),
             Hook(config.checkpoint_every, saver.save),
             *collecting,
             Hook(1, profiler.observe),
@@ -251,15 +251,13 @@ def _engine(config: Pretrain, member: Member, device: "torch.device") -> "Engine
     )
 
 
-def _reader(job: Job, member: Member) -> "Reader | ReaderProcess":
-    """This rank's part of every global batch."""
+def _reader(job: Job, member: Member) -> "tuple[Reader | ReaderProcess, str]":
+    """This rank's part of every global batch, and what the order costs in a line."""
     from pipeline.data.dataset import read_manifest
     from pipeline.data.plan import Plan
-    from pipeline.data.reader import Reader
-    from pipeline.data.reader_process import ReaderProcess
+    from pipeline.train.reading import open_reader
 
     config = job.config
-    part = config.global_batch // member.world_size
     plan = Plan(
         shard_sizes=read_manifest(job.shards).shard_sizes(config.split),
         global_batch=config.global_batch,
@@ -267,34 +265,10 @@ def _reader(job: Job, member: Member) -> "Reader | ReaderProcess":
         lanes=config.lanes,
         window=config.window,
     )
-    return (ReaderProcess if config.reader == "process" else Reader)(
-        job.shards,
-        split=config.split,
-        plan=plan,
-        view=config.view,
-        seed=config.seed,
-        slots=(member.rank * part, (member.rank + 1) * part),
-        threads=config.decode_threads,
-        max_corrupt=config.max_corrupt,
-        mixup=config.objective.mixup,
-    )
+    about = {"split": config.split, "view": config.view, "seed": config.seed, "mixup": config.objective.mixup}
+    return open_reader(job.shards, plan=plan, member=member, reading=config.reading, **about)
 
 
 def _report(member: Member, figures: Mapping[str, float], tick: "Tick") -> None:
     if member.rank == 0:
         member.send({"kind": "step", "step": tick.step, "figures": figures})
-
-
-class _Quarantine:
-    """Tells the driver, once each, of the samples this rank had to replace."""
-
-    def __init__(self, member: Member, reader: "Reader | ReaderProcess") -> None:
-        self._member, self._reader, self._told = member, reader, 0
-
-    def report(self, tick: "Tick") -> None:
-        bad = self._reader.quarantined
-        if len(bad) > self._told:
-            self._told = len(bad)
-            for sample in bad:
-                what = {"shard": sample.shard, "index": sample.index, "id": sample.id, "reason": sample.reason}
-                self._member.send({"kind": "quarantine", "step": tick.step, **what})

@@ -6,7 +6,7 @@ quarantine (step, shard, index, id, reason), profile (step, uri, table).
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline import storage
@@ -57,7 +57,7 @@ class Driver:
         """One message of the gang."""
         kind = message["kind"]
         if kind == "begun":
-            self._begun(int(message["step"]), str(message["line"]))
+            self._begun(int(message["step"]), [str(message["line"]), *message.get("order", ())])
         elif kind == "step":
             self._step(int(message["step"]), message["figures"])
         elif kind == "checkpoint":
@@ -88,10 +88,11 @@ class Driver:
             "history": [[row[name] for name in names] for row in rows[::-1][::every][::-1]],
         }
 
-    def _begun(self, step: int, line: str) -> None:
+    def _begun(self, step: int, lines: Sequence[str]) -> None:
         if step:
             log.info("%s: going on from the checkpoint of step %d", self._title, step)
-        log.info("%s: %s", self._title, line)
+        for line in lines:
+            log.info("%s: %s", self._title, line)
         self._history = {at: row for at, row in self._history.items() if at <= step}
         self._progress.restart(step)
 
