@@ -22,7 +22,7 @@ lint: setup-dev ## ruff and pyright
 	$(BIN)/pyright
 
 bench: setup-dev ## each benchmark prints one JSON object
-	for bench in reader step; do $(BIN)/python tests/bench/$$bench.py || exit 1; done
+	for bench in input step; do $(BIN)/python tests/bench/$$bench.py || exit 1; done
 
 soak: setup-dev ## long runs with faults
 	$(BIN)/pytest -m soak $(ARGS)

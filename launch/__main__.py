@@ -1,4 +1,4 @@
-"""The command line: `tessera run | status | results | doctor`. Data goes to stdout, everything else to stderr.
+"""The command line: `tessera run | plan | status | results | doctor | shards`. Data to stdout, the rest to stderr.
 
 Exit codes: 0 done, 1 a run failed, 2 usage or configuration, 3 not found, 4 storage or another precondition,
 130 interrupted, 143 terminated.
@@ -8,9 +8,12 @@ import logging
 import signal
 import sys
 from enum import StrEnum
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
+
+from launch import shards
+from launch.border import NOT_FOUND, PRECONDITION, errors
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,9 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pre-train Vision Transformers at scale and find out what they transfer to.",
 )
+app.add_typer(shards.app, name="shards")
 log = logging.getLogger("tessera")
-
-FAILED, USAGE, NOT_FOUND, PRECONDITION = 1, 2, 3, 4
 
 
 class Output(StrEnum):
@@ -72,7 +74,7 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Make what a recipe asks for and is not there yet. The same command goes on where a killed run stopped."""
-    with _errors(debug=debug, log_format=log_format):
+    with errors(debug=debug, log_format="json" if log_format is LogFormat.json else "text"):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         from launch import run as running
         from launch.recipe import load
@@ -111,7 +113,7 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Predict pre-training on 1 to 4096 GPUs: memory, traffic, step time and days, under ZeRO-1, 2 and 3."""
-    with _errors(debug=debug):
+    with errors(debug=debug):
         from launch import forecast
         from launch.recipe import load
 
@@ -130,7 +132,7 @@ def status(
     debug: Debug = False,
 ) -> None:
     """What is under a root: stages done and begun, and the figures they ended with."""
-    with _errors(debug=debug):
+    with errors(debug=debug):
         from launch import status as reading
         from launch.run import default_root
 
@@ -149,7 +151,7 @@ def results(
     debug: Debug = False,
 ) -> None:
     """Transfer results out of MLflow: checkpoint, task, protocol, metric, mean, std, seeds, init."""
-    with _errors(debug=debug):
+    with errors(debug=debug):
         from launch import query
         from launch.run import default_tracking
 
@@ -170,7 +172,7 @@ def results(
 @app.command()
 def doctor(root: Root = None, tracking: Tracking = None, debug: Debug = False) -> None:
     """Look for what would keep a run from working on this machine, and say what to do about it."""
-    with _errors(debug=debug):
+    with errors(debug=debug):
         from launch import doctor as checks
         from launch.run import default_tracking
 
@@ -199,52 +201,6 @@ def _installed(name: str) -> str:
         return installed(name)
     except PackageNotFoundError:
         return "(not installed)"
-
-
-class _errors:  # noqa: N801  a `with` that reads like a phrase
-    """The process border: what a user can mend becomes one message and an exit code; the rest keeps its traceback."""
-
-    def __init__(self, *, debug: bool, log_format: LogFormat = LogFormat.text) -> None:
-        from pipeline import log as lines
-
-        self._debug = debug
-        lines.setup(level=logging.DEBUG if debug else logging.INFO, style=log_format.value)
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or isinstance(error, typer.Exit | SystemExit):
-            return
-        if isinstance(error, KeyboardInterrupt):
-            log.error("interrupted; the same command goes on from here")
-            sys.exit(130)
-        code = _code_of(error)
-        if code is None:
-            return  # a bug of ours: Python's traceback is the message, and its exit code is 1
-        _fail(error, code, debug=self._debug)
-
-
-def _code_of(error: BaseException) -> int | None:
-    from launch.recipe import NoRecipe
-    from launch.run import Busy
-    from launch.status import NothingThere
-    from pipeline.record import Drifted
-    from pipeline.storage import StorageError
-
-    if isinstance(error, NoRecipe | NothingThere | FileNotFoundError) and not isinstance(error, StorageError):
-        return NOT_FOUND
-    if isinstance(error, StorageError | Busy | PermissionError | ConnectionError):
-        return PRECONDITION
-    if isinstance(error, ValueError | Drifted):
-        return USAGE
-    if type(error).__name__ == "GangFailed":  # launch.cluster would load Ray
-        return FAILED
-    return None
-
-
-def _fail(error: BaseException, code: int, *, debug: bool) -> NoReturn:
-    log.error("%s", error, exc_info=error if debug else None)
-    sys.exit(code)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.resize import resize
+from pipeline.data.resize import mirrored, resize
 
 Pixels = NDArray[np.uint8]
 
@@ -76,7 +76,7 @@ def crop_box(
 
 def random_flip(rng: Generator, image: Pixels) -> Pixels:
     """The image, or with probability 1/2 its mirror image, left to right."""
-    return image[:, ::-1] if rng.random() < 0.5 else image
+    return mirrored(image) if rng.random() < 0.5 else image
 
 
 def affine(

@@ -1,7 +1,7 @@
 """One resizer for all images, in training and in evaluation alike, because a model notices the difference.
 
-torch's antialiased bilinear filter on bytes: Pillow's result to within one step of 255, in a third of its time.
-torch is imported at the first call.
+torch's antialiased bilinear filter on bytes: Pillow's result to within one step of 255, in a third of its time. And
+mirror images, which numpy makes pixel by pixel and torch by vectors. torch is imported at the first call.
 """
 
 import numpy as np
@@ -20,3 +20,10 @@ def resize(image: NDArray[np.uint8], *, height_px: int, width_px: int) -> NDArra
     pixels_1CHW = pixels_HWC[None].permute(0, 3, 1, 2)
     resized_1CHW = interpolate(pixels_1CHW, (height_px, width_px), mode="bilinear", antialias=True)
     return resized_1CHW[0].permute(1, 2, 0).numpy()
+
+
+def mirrored(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A copy of the image [H, W, 3], left and right exchanged."""
+    import torch
+
+    return torch.from_numpy(np.require(image, requirements=["C", "W"])).flip(1).numpy()
