@@ -7,6 +7,8 @@ mirror images, which numpy makes pixel by pixel and torch by vectors. torch is i
 import numpy as np
 from numpy.typing import NDArray
 
+_ALONE = 1 << 15  # elements: torch's at::internal::GRAIN_SIZE
+
 
 def resize(image: NDArray[np.uint8], *, height_px: int, width_px: int) -> NDArray[np.uint8]:
     """The image [H, W, 3] at another size; the same array if it has that size. Runs in the caller's thread alone."""
@@ -23,7 +25,13 @@ def resize(image: NDArray[np.uint8], *, height_px: int, width_px: int) -> NDArra
 
 
 def mirrored(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A copy of the image [H, W, 3], left and right exchanged."""
+    """A copy of the image [H, W, 3], left and right exchanged. Runs in the caller's thread alone."""
     import torch
 
-    return torch.from_numpy(np.require(image, requirements=["C", "W"])).flip(1).numpy()
+    pixels_HWC = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+    mirrored_HWC = np.empty(image.shape, np.uint8)
+    # A few rows at a time: of more elements than this torch makes a job for all cores, which have jobs already.
+    rows = max(1, (_ALONE - 1) // (image.shape[1] * image.shape[2]))
+    for top in range(0, len(image), rows):
+        mirrored_HWC[top : top + rows] = pixels_HWC[top : top + rows].flip(1).numpy()
+    return mirrored_HWC

@@ -6,6 +6,7 @@ from pictures import photo
 from PIL import Image
 
 from pipeline.data import augment
+from pipeline.data.resize import mirrored
 
 PHOTO = photo(1, height=120, width=160)
 
@@ -49,6 +50,13 @@ def test_pixels_that_may_not_be_written_are_resized_and_stay_as_they_are():
     there_and_back = augment.resize(mirrored, height_px=16, width_px=16)
     expected = augment.resize(mirrored.copy(), height_px=16, width_px=16)
     np.testing.assert_array_equal(there_and_back, expected)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (1, 1), (3, 20_000), (100, 109)])
+def test_a_mirror_image_has_left_and_right_exchanged(size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(mirrored(image), image[:, ::-1])
+    assert mirrored(image).flags.c_contiguous
 
 
 def test_crop_boxes_stay_inside_and_cover_the_range_of_areas_and_aspects():
