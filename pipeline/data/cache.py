@@ -21,7 +21,7 @@ from pathlib import Path
 import xxhash
 
 from pipeline import storage
-from pipeline.data.dataset import Shard, check_size
+from pipeline.data.dataset import Shard, check_size, shard_uri
 
 CAPACITY_BYTES = 64 << 30
 
@@ -71,9 +71,9 @@ class ShardCache:
 
         ValueError if the file of a local data set has not the size that the manifest says.
         """
-        if storage.is_local(uri):
+        if storage.is_local(shard_uri(uri, shard)):
             check_size(uri, shard)
-            path = storage.local_path(storage.join(uri, shard.name))
+            path = storage.local_path(shard_uri(uri, shard))
             return OpenShard(os.open(path, os.O_RDONLY), name=str(path))
         return self._open(self.folder / f"{shard.digest}.tar", shard)
 
@@ -172,7 +172,7 @@ def _make_folder(given: str | None) -> Path:
 
 def _download(uri: str, shard: Shard, part: Path) -> Path:
     """Fetch the shard into the folder `part` and compare its digest; a second time if a network spoiled the first."""
-    where, path, found = storage.join(uri, shard.name), part / "shard", ""
+    where, path, found = shard_uri(uri, shard), part / "shard", ""
     for _ in range(2):
         storage.download(where, path)
         found = _digest(path)

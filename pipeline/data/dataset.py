@@ -14,13 +14,17 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar. `name` is its path below the data set ("train/000003.tar"), `digest` the xxh3_128 of its bytes."""
+    """One tar. `name` is its path below the data set ("train/000003.tar"), `digest` the xxh3_128 of its bytes.
+
+    `at` is where a tar lies that others wrote and that was indexed where it is; its index is below the data set.
+    """
 
     name: str
     num_samples: int
     num_bytes: int
     digest: str
     index_digest: str
+    at: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Manifest:
     @property
     def digest(self) -> str:
         """Sixteen hex digits that change if and only if anything here, hence any byte of any shard, does."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(_plain(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def shards(self, split: str) -> tuple[Shard, ...]:
         """The shards of a split; ValueError, listing the splits there are, for another name."""
@@ -73,9 +77,14 @@ def manifest_uri(uri: str) -> str:
     return storage.join(uri, _FILE)
 
 
+def shard_uri(uri: str, shard: Shard) -> str:
+    """Where the tar of a shard of the data set at `uri` is."""
+    return shard.at or storage.join(uri, shard.name)
+
+
 def write_manifest(uri: str, manifest: Manifest) -> None:
     """Declare the data set at `uri` whole: written last, atomically, the same bytes for the same content."""
-    data = {"format": _FORMAT, "digest": manifest.digest, **asdict(manifest)}
+    data = {"format": _FORMAT, "digest": manifest.digest, **_plain(manifest)}
     storage.write(manifest_uri(uri), (json.dumps(data, indent=1) + "\n").encode())
 
 
@@ -109,12 +118,22 @@ def check_sizes(uri: str, manifest: Manifest, *, split: str) -> None:
 
 def check_size(uri: str, shard: Shard) -> None:
     """ValueError if the tar on storage is longer or shorter than the manifest says."""
-    where = storage.join(uri, shard.name)
+    where = shard_uri(uri, shard)
     if (found := storage.size(where)) != shard.num_bytes:
         raise ValueError(
             f"{where}: has {found} bytes, the manifest says {shard.num_bytes}; "
             "it was truncated or overwritten: remove it and prepare the data set again"
         )
+
+
+def _plain(manifest: Manifest) -> dict[str, Any]:
+    """JSON data; a field that a shard does not use is left out, so that older digests stay what they are."""
+    data = asdict(manifest)
+    for shards in data["splits"].values():
+        for shard in shards:
+            if shard["at"] is None:
+                del shard["at"]
+    return data
 
 
 def _decode(data: Any, where: str) -> Manifest:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.data import augment
-from pipeline.data.dataset import Shard, read_manifest
+from pipeline.data.dataset import Shard, read_manifest, shard_uri
 from pipeline.data.decode import Corrupt, decode
 from pipeline.data.index import digest, read_index
 from pipeline.data.shards import read_sample
@@ -59,7 +59,7 @@ def verify(uri: str, *, split: str, jobs: int, on_shard: Callable[[Shard], None]
 def _problems(uri: str, shard: Shard, num_classes: int) -> list[Problem]:
     try:
         index = read_index(uri, shard)
-        tar = storage.read(storage.join(uri, shard.name))
+        tar = storage.read(shard_uri(uri, shard))
     except (storage.StorageError, ValueError) as error:
         return [Problem(shard.name, None, str(error))]
     found = []

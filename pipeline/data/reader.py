@@ -18,9 +18,9 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import storage
 from pipeline.data import augment
 from pipeline.data.cache import ShardCache
+from pipeline.data.dataset import shard_uri
 from pipeline.data.decode import MAX_PIXELS, Corrupt, decode
 from pipeline.data.live import LOOKAHEAD
 from pipeline.data.plan import Plan, Slots
@@ -164,7 +164,7 @@ class Reader:
 
     def _fetch_soon(self, step: int) -> None:
         """Ask for the shards of a step. Only object storage has any to fetch."""
-        if not storage.is_local(self._split.uri):
+        if not self._split.is_local:
             for shard in np.unique(self._slots(step).shard_S).tolist():
                 if not isinstance(self._plan, Subset) or self._plan.is_dense(shard):  # else ranges are cheaper
                     self._split.fetch_soon(shard)
@@ -209,7 +209,7 @@ class Reader:
                 return *self._decoded(shard, index), index
             except Corrupt as error:
                 self._quarantine(shard, index, str(error))
-        where = storage.join(self._split.uri, self._split.shards[shard].name)
+        where = shard_uri(self._split.uri, self._split.shards[shard])
         raise ValueError(f"{where}: not one of its {num_samples} samples can be used; prepare the data set again")
 
     def _decoded(self, shard: int, index: int) -> tuple[NDArray[np.uint8], int]:
@@ -277,7 +277,7 @@ def _seen(source: Split, view: EvalView, max_pixels: int, shard: int, number: in
         data, label = source.read(shard, number)
         return apply(view, decode(data, max_pixels=max_pixels)), label
     except Corrupt as error:
-        where = storage.join(source.uri, source.shards[shard].name)
+        where = shard_uri(source.uri, source.shards[shard])
         raise ValueError(f"{where}: sample {number}: {error}; prepare the data set again") from error
 
 

@@ -17,7 +17,7 @@ import xxhash
 
 from pipeline import storage
 from pipeline.data import index as sidecar
-from pipeline.data.dataset import Shard
+from pipeline.data.dataset import Shard, shard_uri
 from pipeline.data.index import Index
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -76,7 +76,7 @@ def finished_shard(uri: str, *, name: str) -> tuple[Shard, Index] | None:
 
 def read_sample(uri: str, shard: Shard, *, index: Index, number: int) -> tuple[bytes, int]:
     """The encoded image and the label of sample `number` of a shard, by one ranged read; ValueError if damaged."""
-    where = storage.join(uri, shard.name)
+    where = shard_uri(uri, shard)
     start = int(index.offset_S[number])
     image = storage.read(where, start=start, stop=start + int(index.size_S[number]))
     if xxhash.xxh3_64_intdigest(image) != int(index.digest_S[number]):

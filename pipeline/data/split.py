@@ -5,6 +5,7 @@ whoever knows what comes next asks for it to be fetched in the background.
 """
 
 import collections
+import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import xxhash
 
 from pipeline import storage
 from pipeline.data.cache import OpenShard, ShardCache
-from pipeline.data.dataset import Shard, check_size, read_manifest
+from pipeline.data.dataset import Shard, check_size, read_manifest, shard_uri
 from pipeline.data.decode import Corrupt
 from pipeline.data.index import Index, read_index
 
@@ -65,6 +66,11 @@ class Split:
             self._fetchers = None
         self._entries.clear()
 
+    @functools.cached_property
+    def is_local(self) -> bool:
+        """Whether every shard lies on this machine, so that there is nothing to fetch."""
+        return all(storage.is_local(shard_uri(self.uri, shard)) for shard in self.shards)
+
     def index(self, shard: int) -> Index:
         """The index of a shard, by its number in the manifest's order."""
         entry = self._entry(shard)
@@ -103,14 +109,14 @@ class Split:
     def fetch(self, shard: int) -> None:
         """Have a shard of object storage on this machine, if there is room; waits for it."""
         entry = self._entry(shard)
-        if not storage.is_local(self.uri) and entry.file is None:
+        if not self.is_local and entry.file is None:
             opened = self._cache.fetch(self.uri, entry.shard)
             with entry.lock:
                 entry.file = opened
 
     def fetch_soon(self, shard: int) -> None:
         """Start to fetch a shard of object storage in the background, unless it is here or there was no room."""
-        if storage.is_local(self.uri) or self._no_room:
+        if self.is_local or self._no_room:
             return
         entry = self._entry(shard)
         with entry.lock:
@@ -123,7 +129,7 @@ class Split:
 
     def _read_range(self, shard: Shard, *, start: int, stop: int) -> bytes:
         try:
-            return storage.read(storage.join(self.uri, shard.name), start=start, stop=stop)
+            return storage.read(shard_uri(self.uri, shard), start=start, stop=stop)
         except storage.Truncated:
             check_size(self.uri, shard)  # which says it better
             raise

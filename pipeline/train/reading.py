@@ -77,15 +77,16 @@ def open_reader(
 
 def _truth(plan: "Plan", uri: str, *, split: str, world_size: int, cache_bytes: int) -> str:
     from pipeline import storage
-    from pipeline.data.dataset import read_manifest
+    from pipeline.data.dataset import read_manifest, shard_uri
     from pipeline.data.live import truth
 
     on_a_machine = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # torch's word; Ray sets it
+    shards = read_manifest(uri).shards(split)
     return truth(
         plan,
-        data_bytes=sum(shard.num_bytes for shard in read_manifest(uri).shards(split)),
+        data_bytes=sum(shard.num_bytes for shard in shards),
         machines=max(1, world_size // max(1, on_a_machine)),
-        cache_bytes=None if storage.is_local(uri) else cache_bytes,
+        cache_bytes=None if all(storage.is_local(shard_uri(uri, shard)) for shard in shards) else cache_bytes,
     )
 
 
