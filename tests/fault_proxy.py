@@ -29,9 +29,10 @@ class Fault:
     delay: waits `seconds`, then goes on as usual. cut: closes after `after_bytes` of the answer's body.
     refuse: answers `status` with S3's `code` for it. reset: resets the connection before the request is passed on.
     lose: passes the request on, but not the answer. hang: keeps the connection open for `seconds` without a word.
+    stall: the same after `after_bytes` of the answer's body.
     """
 
-    kind: Literal["delay", "cut", "refuse", "reset", "lose", "hang"]
+    kind: Literal["delay", "cut", "refuse", "reset", "lose", "hang", "stall"]
     match: str = ""
     times: int = 1
     after_bytes: int = 0
@@ -94,8 +95,7 @@ class FaultProxy:
             if fault.kind == "delay":
                 time.sleep(fault.seconds)
             if fault.kind == "hang":
-                client.settimeout(fault.seconds)
-                client.recv(1)  # until the other side has had enough
+                _hold(client, fault.seconds)
                 return
             if fault.kind == "reset":
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -155,14 +155,24 @@ def _relay_answer(server: socket.socket, client: socket.socket, fault: Fault) ->
             pass
         return
     client.sendall(head)
-    left = fault.after_bytes if fault.kind == "cut" else None
+    left = fault.after_bytes if fault.kind in ("cut", "stall") else None
     while rest or (rest := server.recv(CHUNK_BYTES)):
         client.sendall(rest[:left])
         if left is not None:
             left -= len(rest[:left])
             if left == 0:
+                if fault.kind == "stall":
+                    _hold(client, fault.seconds)
                 return
         rest = b""
+
+
+def _hold(client: socket.socket, seconds: float) -> None:
+    """Until the other side has had enough."""
+    client.settimeout(seconds)
+    with contextlib.suppress(OSError):
+        while client.recv(CHUNK_BYTES):
+            pass
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:

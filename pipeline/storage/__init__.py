@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.storage import local
+from pipeline.storage.counters import Counters, counters
 from pipeline.storage.error import NotFound, StorageError, Truncated
 from pipeline.storage.place import is_local, join, local_path, temporary_name
 
 __all__ = [
+    "Counters",
     "NotFound",
     "StorageError",
     "Truncated",
     "check_writable",
+    "counters",
     "download",
     "exists",
     "is_local",

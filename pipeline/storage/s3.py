@@ -1,4 +1,6 @@
-"""Storage in S3 buckets: streams that survive a broken connection, writes that are whole or absent."""
+"""Storage in S3 buckets: streams that survive a broken connection, ranges asked for again where they take long, writes
+that are whole or absent.
+"""
 
 import io
 import logging
@@ -7,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from botocore.exceptions import ClientError
 
 from pipeline.storage import error as folder_error
 from pipeline.storage import local, s3_client, s3_error
+from pipeline.storage.counters import add
 from pipeline.storage.error import NotFound, StorageError, span, truncated
+from pipeline.storage.hedge import Attempt, Hedges
 from pipeline.storage.place import bucket_and_key, is_temporary
-from pipeline.storage.s3_client import client, in_parts
+from pipeline.storage.s3_client import checked_by, client, in_parts
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +34,17 @@ CONFLICTS = 5
 PAUSE_S = 0.2  # doubled at each try
 WRITER = "tessera-writer"
 
+_hedges = Hedges()
+
+
+def _forget() -> None:
+    """In a forked process: the parent's threads are not there."""
+    global _hedges
+    _hedges = Hedges()
+
+
+os.register_at_fork(after_in_child=_forget)
+
 
 def read(uri: str, *, start: int, stop: int | None) -> bytes:
     if start == stop or (start > 0 and stop is None):  # S3 knows no empty ranges
@@ -38,7 +53,13 @@ def read(uri: str, *, start: int, stop: int | None) -> bytes:
             return b""
     bucket, _ = _object(uri)
     with _explained(uri, "read", bucket):
-        return b"".join(_stream(uri, start=start, stop=stop))
+        if stop is None:
+            return b"".join(_stream(uri, start=start, stop=stop))
+
+        def work(attempt: Attempt) -> bytes:
+            return b"".join(_stream(uri, start=start, stop=stop, attempt=attempt))
+
+        return _hedges.run(work, num_bytes=stop - start)
 
 
 def write(uri: str, data: bytes) -> None:
@@ -88,10 +109,16 @@ def download(uri: str, path: Path) -> None:
             os.ftruncate(descriptor, num_bytes)
 
             def fetch(start: int) -> None:
-                position = start
-                for chunk in _stream(uri, start=start, stop=min(start + RANGE_BYTES, num_bytes), etag=etag):
-                    _put(descriptor, chunk, position)
-                    position += len(chunk)
+                stop = min(start + RANGE_BYTES, num_bytes)
+
+                def work(attempt: Attempt) -> None:
+                    position = start
+                    for chunk in _stream(uri, start=start, stop=stop, etag=etag, attempt=attempt):
+                        with attempt.while_wanted():  # later the descriptor may be another file's
+                            _put(descriptor, chunk, position)
+                        position += len(chunk)
+
+                _hedges.run(work, num_bytes=stop - start)
 
             for _ in pool.map(fetch, range(0, num_bytes, RANGE_BYTES)):  # a failure cancels the others
                 pass
@@ -167,35 +194,55 @@ def _keys(bucket: str, prefix: str) -> Iterator[str]:
             yield entry["Key"]
 
 
-def _stream(uri: str, *, start: int, stop: int | None, etag: str | None = None) -> Iterator[bytes]:
-    """The bytes [start, stop) in chunks of at most 1 MiB.
+def _stream(
+    uri: str, *, start: int, stop: int | None, etag: str | None = None, attempt: Attempt | None = None
+) -> Iterator[bytes]:
+    """The bytes [start, stop) in chunks of at most 1 MiB, until `attempt` is abandoned.
 
     botocore repeats a request until its headers arrive; a body that breaks off is ours to resume, with a range that
     starts after the last byte received, on the very same object (its etag), or else PreconditionFailed.
     """
     position, broke_at, failures = start, start, 0
     while True:
-        answer = _open(uri, start=position, stop=stop, etag=etag)
+        answer = _open(uri, start=position, stop=stop, etag=etag, attempt=attempt)
         etag, stop = answer.get("ETag"), position + answer["ContentLength"]
         try:
-            with closing(answer["Body"]) as body:
+            with closing(answer["Body"]) as body, _stopped(body, attempt):
                 for chunk in body.iter_chunks(CHUNK_BYTES):
+                    add(bytes_read=len(chunk))
                     yield chunk
                     position += len(chunk)
         except s3_error.BROKEN as error:
+            if attempt is not None:
+                attempt.check()  # it broke off because it was stopped
             if position == stop:
                 return
             failures = 1 if position - broke_at >= CHUNK_BYTES else failures + 1
             broke_at = position
             if failures > RESUMPTIONS:
                 raise
+            add(retries=1)
             log.warning("%s: broke off at byte %d (%s); resuming", uri, position, type(error).__name__)
             time.sleep(PAUSE_S * 2 ** (failures - 1))
         else:
             return
 
 
-def _open(uri: str, *, start: int, stop: int | None, etag: str | None) -> dict[str, Any]:
+def _stopped(body: Any, attempt: Attempt | None) -> AbstractContextManager[None]:
+    """A block in which the end of the attempt ends the waiting for `body`, however slowly it drips."""
+    if attempt is None:
+        return nullcontext()
+
+    def stop() -> None:
+        with suppress(AttributeError, RuntimeError, ValueError, OSError):  # it has come to its end by itself
+            body._raw_stream.shutdown()  # only urllib3 can wake who waits; its time-outs are per packet
+
+    return attempt.stopped_by(stop)
+
+
+def _open(
+    uri: str, *, start: int, stop: int | None, etag: str | None, attempt: Attempt | None = None
+) -> dict[str, Any]:
     """S3's answer to a GET of exactly the bytes [start, stop), which must all be there."""
     bucket, key = bucket_and_key(uri)
     wanted = {"Bucket": bucket, "Key": key}
@@ -204,7 +251,8 @@ def _open(uri: str, *, start: int, stop: int | None, etag: str | None) -> dict[s
     if etag is not None:
         wanted["IfMatch"] = etag
     try:
-        answer = client().get_object(**wanted)
+        with nullcontext() if attempt is None else checked_by(attempt.check):
+            answer = client(is_fresh=attempt is not None and attempt.is_second).get_object(**wanted)
     except ClientError as error:
         if s3_error.code(error) == "InvalidRange":
             raise truncated(uri, start=start, stop=stop, size=size(uri)) from error

@@ -1,10 +1,12 @@
-"""The one connection of this process to S3, made from the standard AWS environment. The only importer of boto3."""
+"""The connections of this process to S3, made from the standard AWS environment. The only importer of boto3."""
 
 import base64
 import hashlib
 import os
 import threading
 import urllib.parse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import boto3.session
@@ -12,6 +14,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.client import BaseClient
 from botocore.config import Config
 
+from pipeline.storage.counters import add
 from pipeline.storage.error import StorageError
 
 CONNECT_TIMEOUT_S = 5
@@ -23,21 +26,36 @@ MULTIPART_BYTES = 64 * 2**20  # larger writes are sent in parts
 PART_BYTES = 16 * 2**20
 
 _lock = threading.Lock()
-_clients: dict[tuple, BaseClient] = {}
+_clients: dict[tuple[tuple[tuple[str, str], ...], bool], BaseClient] = {}
+_thread = threading.local()  # `check`, see `checked_by`; `is_sent`, whether the call under way has sent a request
 
 
-def client() -> Any:
+def client(*, is_fresh: bool = False) -> Any:
     """The client of this process for the AWS environment as it is now; made when first asked for.
 
+    One that `is_fresh` makes a new connection for each request, for when those there are may be what is stuck.
     Raises StorageError where the environment cannot be used at all, botocore's errors where botocore finds out.
     """
-    key = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
     with _lock:
-        if key not in _clients:
+        if (environment, is_fresh) not in _clients:
             made = _connect()
-            _clients.clear()
-            _clients[key] = made
-        return _clients[key]
+            if is_fresh:
+                made.meta.events.register("before-send.s3", _close_after_answer)
+            for outdated in [key for key in _clients if key[0] != environment]:
+                del _clients[outdated]
+            _clients[environment, is_fresh] = made
+        return _clients[environment, is_fresh]
+
+
+@contextmanager
+def checked_by(check: Callable[[], None]) -> Iterator[None]:
+    """A block in which `check` comes before every request of this thread, repeated ones too, and may stop it."""
+    _thread.check = check
+    try:
+        yield
+    finally:
+        del _thread.check
 
 
 def in_parts() -> TransferConfig:
@@ -84,6 +102,8 @@ def _connect() -> BaseClient:
             "AWS_ENDPOINT_URL: holds a user name or password; put them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     made.meta.events.register("before-sign.s3.DeleteObjects", _add_md5)
+    made.meta.events.register("before-call.s3", _begin_call)
+    made.meta.events.register("before-send.s3", _begin_request)
     return made
 
 
@@ -107,3 +127,20 @@ def _add_md5(request: Any, **_: Any) -> None:
     """S3 servers older than 2025 want this header where botocore sends a newer checksum only."""
     digest = hashlib.md5(request.body, usedforsecurity=False).digest()
     request.headers["Content-MD5"] = base64.b64encode(digest).decode()
+
+
+def _begin_call(**_: Any) -> None:
+    _thread.is_sent = False
+
+
+def _begin_request(**_: Any) -> None:
+    """botocore calls this for every HTTP request, and repeats those that failed in the thread of their call."""
+    check = getattr(_thread, "check", None)
+    if check is not None:
+        check()
+    add(requests=1, retries=int(getattr(_thread, "is_sent", False)))
+    _thread.is_sent = True
+
+
+def _close_after_answer(request: Any, **_: Any) -> None:
+    request.headers["Connection"] = "close"
