@@ -5,9 +5,9 @@ Dimension key: H, W, C an image.
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.data import augment
-from pipeline.data.dataset import Shard, read_manifest, shard_uri
+from pipeline.data.dataset import Manifest, Shard, read_manifest, shard_uri
 from pipeline.data.decode import Corrupt, decode
-from pipeline.data.index import digest, read_index
+from pipeline.data.index import Index, read_index
 from pipeline.data.shards import read_sample
+from pipeline.data.stream import Stream
 from pipeline.data.view import EvalView, TrainView, apply
 
 if TYPE_CHECKING:
@@ -59,31 +60,43 @@ def verify(uri: str, *, split: str, jobs: int, on_shard: Callable[[Shard], None]
 def _problems(uri: str, shard: Shard, num_classes: int) -> list[Problem]:
     try:
         index = read_index(uri, shard)
-        tar = storage.read(shard_uri(uri, shard))
+        with Stream(shard_uri(uri, shard)) as tar:
+            found = [
+                Problem(shard.name, number, reason)
+                for number in np.argsort(index.offset_S, kind="stable").tolist()
+                for reason in _reasons(tar, index, number, num_classes)
+            ]
+            differs = tar.num_bytes != shard.num_bytes or tar.digest() != shard.digest
     except (storage.StorageError, ValueError) as error:
         return [Problem(shard.name, None, str(error))]
-    found = []
-    if len(tar) != shard.num_bytes or digest(tar) != shard.digest:
-        found.append(Problem(shard.name, None, "is not the tar that the manifest describes: its bytes differ"))
-    for number in range(shard.num_samples):
-        start, size = int(index.offset_S[number]), int(index.size_S[number])
-        data, label = tar[start : start + size], int(index.label_S[number])
-        if not 0 <= label < num_classes:
-            found.append(Problem(shard.name, number, f"label {label} is none of the {num_classes} classes"))
-        if xxhash.xxh3_64_intdigest(data) != int(index.digest_S[number]):
-            found.append(Problem(shard.name, number, "bytes do not match their digest"))
-            continue
-        try:
-            decode(data)
-        except Corrupt as error:
-            found.append(Problem(shard.name, number, str(error)))
-    return found
+    whole = Problem(shard.name, None, "is not the tar that the manifest describes: its bytes differ")
+    return [whole, *found] if differs else found
+
+
+def _reasons(tar: Stream, index: Index, number: int, num_classes: int) -> Iterator[str]:
+    """What is wrong with a sample whose image passes next."""
+    start, num_bytes, label = int(index.offset_S[number]), int(index.size_S[number]), int(index.label_S[number])
+    if not 0 <= label < num_classes:
+        yield f"label {label} is none of the {num_classes} classes"
+    if not tar.position <= start <= start + num_bytes <= tar.num_bytes:
+        yield f"bytes {start} to {start + num_bytes} are not there, or another sample's"
+        return
+    tar.skip_to(start)
+    data = tar.read(num_bytes)
+    if xxhash.xxh3_64_intdigest(data) != int(index.digest_S[number]):
+        yield "bytes do not match their digest"
+        return
+    try:
+        decode(data)
+    except Corrupt as error:
+        yield str(error)
 
 
 def statistics_of(uri: str) -> dict[str, Any]:
     """What is in a data set: classes, and per split samples, bytes, shards, class balance and sizes of images.
 
-    Sizes and formats are of up to 256 images, drawn evenly over the split; everything else is of all.
+    Sizes and formats are of up to 256 images, drawn evenly over the split, and `label_mixing` of the shards they are in
+    (see `_label_mixing`); everything else is of all.
     """
     manifest = read_manifest(uri)
     return {
@@ -97,7 +110,7 @@ def statistics_of(uri: str) -> dict[str, Any]:
                 "bytes": sum(shard.num_bytes for shard in shards),
                 "samples_per_shard": _spread([shard.num_samples for shard in shards]),
                 "samples_per_class": _spread(list(manifest.class_counts[split])),
-                **_pictures(uri, shards),
+                **_looks(uri, split, manifest),
             }
             for split, shards in manifest.splits.items()
         },
@@ -108,23 +121,74 @@ def _spread(numbers: list[int]) -> dict[str, float]:
     return {"min": min(numbers), "median": statistics.median(numbers), "max": max(numbers)} if numbers else {}
 
 
-def _pictures(uri: str, shards: tuple[Shard, ...]) -> dict[str, Any]:
-    widths, heights, sizes, kinds, corrupt = [], [], [], Counter[str](), 0
-    total = sum(shard.num_samples for shard in shards)
+def _looks(uri: str, split: str, manifest: Manifest) -> dict[str, Any]:
+    """What only a look at images and indexes tells, of the shards that the looked-at images are in."""
+    places: dict[Shard, list[int]] = {}
+    total = manifest.num_samples(split)
     for place in range(0, total, max(1, -(-total // _LOOKED_AT))):
-        shard, number = _locate(shards, place)
+        shard, number = _locate(manifest.shards(split), place)
+        places.setdefault(shard, []).append(number)
+    pictures, labels = _Pictures(), []
+    for shard, numbers in places.items():
         try:
-            data, _ = read_sample(uri, shard, index=read_index(uri, shard), number=number)
-            image_HWC = decode(data)
+            index = read_index(uri, shard)
         except ValueError:
-            corrupt += 1
+            pictures.corrupt += len(numbers)
             continue
-        heights.append(image_HWC.shape[0])
-        widths.append(image_HWC.shape[1])
-        sizes.append(len(data))
-        kinds[_kind(data)] += 1
-    about = {"width_px": _spread(widths), "height_px": _spread(heights), "image_bytes": _spread(sizes)}
-    return {"looked_at": len(widths) + corrupt, "corrupt": corrupt, "formats": dict(kinds), **about}
+        labels.append(index.label_S)
+        for number in numbers:
+            pictures.look(uri, shard, index, number)
+    return {**pictures.about(), "label_mixing": _label_mixing(labels, manifest.class_counts[split])}
+
+
+@dataclass
+class _Pictures:
+    """Sizes and formats of the images looked at."""
+
+    widths: list[int] = field(default_factory=list)
+    heights: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    corrupt: int = 0
+
+    def look(self, uri: str, shard: Shard, index: Index, number: int) -> None:
+        try:
+            data, _ = read_sample(uri, shard, index=index, number=number)
+            height_px, width_px = decode(data).shape[:2]
+        except ValueError:
+            self.corrupt += 1
+            return
+        self.heights.append(height_px)
+        self.widths.append(width_px)
+        self.sizes.append(len(data))
+        self.kinds[_kind(data)] += 1
+
+    def about(self) -> dict[str, Any]:
+        num = len(self.widths) + self.corrupt
+        spreads = {"width_px": _spread(self.widths), "height_px": _spread(self.heights)}
+        about = {"looked_at": num, "corrupt": self.corrupt, "formats": dict(self.kinds)}
+        return {**about, **spreads, "image_bytes": _spread(self.sizes)}
+
+
+def _label_mixing(labels: Sequence[NDArray[np.int32]], class_counts: Sequence[int]) -> float:
+    """How mixed the shards are: entropy of a shard's labels, over that of as many drawn fairly from the split.
+
+    1.0 is a fair draw, 0.0 shards of one class each. Not over the entropy of the split itself: a fair draw of
+    1000 samples has fewer than 21000 classes, and would seem sorted.
+    """
+    rng = np.random.default_rng(0)
+    ours = fair = 0.0
+    for label_S in labels:
+        drawn_K = rng.multivariate_hypergeometric(class_counts, len(label_S), method="marginals")
+        ours += _entropy(np.unique(label_S, return_counts=True)[1])
+        fair += _entropy(drawn_K[drawn_K > 0])
+    return round(ours / fair, 3) if fair else 1.0
+
+
+def _entropy(counts: NDArray[np.int64]) -> float:
+    """Of positive counts, in nats."""
+    share = counts / counts.sum()
+    return float(-(share * np.log(share)).sum())
 
 
 def _locate(shards: tuple[Shard, ...], place: int) -> tuple[Shard, int]:

@@ -1,0 +1,298 @@
+"""Shards that others wrote, indexed where they are: a data set of indexes and a manifest, over tars it does not own.
+
+Each index is written when its tar has been read, the manifest last: a killed run goes on where it was. Samples that
+cannot be used are left out and listed; a tar that is broken as a whole is an error, told when all have been read.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.data import index as sidecar
+from pipeline.data import shards
+from pipeline.data.dataset import Manifest, Shard, read_manifest, write_manifest
+from pipeline.data.index import Index
+from pipeline.data.scan import MAX_MEMBER_BYTES, Flaw, Rules, scan
+from pipeline.data.tars import tars_of
+from pipeline.stage import Cluster
+
+log = logging.getLogger(__name__)
+
+_QUARANTINE = "quarantine.jsonl"
+_BEGUN = "tars.json"
+_KIND = "tars of others"
+_HOPELESS = 1000  # so many samples beyond the permitted ones, and looking at the rest is a waste
+_HOPELESS_SHARDS = 20
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """`tars` as in `tars_of`, `label` and `max_member_bytes` as in `Rules`. One call indexes one split.
+
+    `classes` None keeps the names that the data set has, else takes "0", "1" ... to the largest label. Up to
+    `max_corrupt` samples that cannot be used are left out and listed in quarantine.jsonl.
+    """
+
+    tars: str
+    split: str = "train"
+    label: str | None = None
+    classes: tuple[str, ...] | None = None
+    name: str | None = None
+    max_corrupt: int = 0
+    max_member_bytes: int = MAX_MEMBER_BYTES
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-]+", self.split):
+            raise ValueError(f"split: a name is letters, digits, - and _, got {self.split!r}")
+        if self.max_corrupt < 0:
+            raise ValueError(f"max_corrupt: must not be negative, got {self.max_corrupt}")
+        if self.classes is not None and not self.classes:
+            raise ValueError("classes: there must be at least one")
+        Rules(label=self.label, max_member_bytes=self.max_member_bytes)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The work on one tar, as it travels to a worker. With `anew` an index that is there does not count."""
+
+    out: str
+    name: str
+    tar: str
+    rules: Rules
+    anew: bool
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What became of a tar. No shard if it is `broken`, or has no sample that can be used.
+
+    `encoded` is an index that must not be on storage before its `flaws` are listed there.
+    """
+
+    name: str
+    shard: Shard | None = None
+    label_K: tuple[int, ...] = ()
+    count_K: tuple[int, ...] = ()
+    flaws: tuple[Flaw, ...] = ()
+    encoded: bytes | None = None
+    broken: str | None = None
+
+
+@dataclass
+class _Found:
+    """What is known of a split so far: shards and flaws by place, samples per label."""
+
+    through: set[str] = field(default_factory=set)
+    shards: dict[int, Shard] = field(default_factory=dict)
+    flawed: dict[int, Indexed] = field(default_factory=dict)
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    num_flaws: int = 0
+
+    def add(self, place: int, one: Indexed) -> None:
+        self.through.add(one.name)
+        if one.shard:
+            self.shards[place] = one.shard
+        if one.flaws or one.broken:
+            self.flawed[place] = one
+            self.num_flaws += len(one.flaws)
+        if one.label_K:
+            num_classes = max(len(self.counts), one.label_K[-1] + 1)
+            self.counts = np.pad(self.counts, (0, num_classes - len(self.counts)))
+            self.counts[list(one.label_K)] += one.count_K
+
+    @property
+    def broken(self) -> list[str]:
+        return [one.broken for _, one in sorted(self.flawed.items()) if one.broken]
+
+
+def index(config: Foreign, *, out: str, cluster: Cluster) -> Manifest:
+    """Index every tar, in parallel, and declare the data set at `out`, or this split of it, whole.
+
+    Can be killed and called again, and called for one split after the other. ValueError for broken tars, for more than
+    `max_corrupt` samples that cannot be used, or if the split was begun over other tars.
+    """
+    before = _manifest_before(out)
+    folder, tars = tars_of(config.tars)
+    _check_begun(config, out, folder=folder)
+    classes = config.classes or _names_kept(before)
+    rules = Rules(
+        config.label, **({"num_classes": len(classes)} if classes else {}), max_member_bytes=config.max_member_bytes
+    )
+    listed = _listed(out)
+    to_redo = {line["shard"] for line in listed}
+    names = {f"{config.split}/{name}": uri for name, uri in tars.items()}
+    jobs = [Job(out, name, uri, rules, anew=name in to_redo) for name, uri in names.items()]
+    done = cluster.map(index_shard, jobs, title=f"index {config.split}")
+    found = _collect(done, config, num_jobs=len(jobs))
+    not_seen = names.keys() - found.through
+    of_others = [one for one in listed if one["shard"] in not_seen or not one["shard"].startswith(f"{config.split}/")]
+    _put_flawed(out, found, of_others)
+    _check_sound(config, out, found, num_jobs=len(jobs))
+    manifest = _manifest(config, found, before=before, classes=classes, folder=folder)
+    write_manifest(out, manifest)
+    return manifest
+
+
+def index_shard(job: Job) -> Indexed:
+    """Index one tar, unless its index is on storage and the tar has the size it speaks of; runs on a worker."""
+    finished = None if job.anew else shards.finished_shard(job.out, name=job.name, at=job.tar)
+    if finished and finished[1].label_S.max(initial=0) < job.rules.num_classes:
+        shard, found = finished
+        return Indexed(job.name, shard, *_counted(found))
+    try:
+        found, flaws = scan(job.tar, rules=job.rules)
+    except ValueError as error:
+        return Indexed(job.name, broken=str(error))
+    if not found.num_samples:
+        nothing = (
+            None
+            if flaws
+            else f"{job.tar}: holds no samples: no member is an image, .cls or .json named <key>.<extension>"
+        )
+        return Indexed(job.name, flaws=flaws, broken=nothing)
+    encoded = sidecar.encode(found)
+    shard = shards.described(job.name, found, encoded, at=job.tar)
+    if not flaws:
+        storage.write(storage.join(job.out, sidecar.index_name(job.name)), encoded)
+    return Indexed(job.name, shard, *_counted(found), flaws=flaws, encoded=encoded if flaws else None)
+
+
+def classes_of(uri: str) -> tuple[str, ...]:
+    """The names in a text file, one per line: line 1 is class 0. ValueError for a blank line or none at all."""
+    try:
+        lines = storage.read(uri).decode().rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{uri}: is not UTF-8 text; write one class name per line") from error
+    names = tuple(line.strip() for line in lines)
+    if not all(names) or not names:
+        raise ValueError(f"{uri}: line {(*names, '').index('') + 1} is blank; write one class name per line")
+    return names
+
+
+def _counted(found: Index) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    label_K, count_K = np.unique(found.label_S, return_counts=True)
+    return tuple(label_K.tolist()), tuple(count_K.tolist())
+
+
+def _manifest_before(out: str) -> Manifest | None:
+    try:
+        manifest = read_manifest(out)
+    except storage.NotFound:
+        return None
+    if manifest.source.get("is") != _KIND:
+        raise ValueError(f"{out}: holds the prepared data set {manifest.name}; name another place for the indexes")
+    return manifest
+
+
+def _names_kept(before: Manifest | None) -> tuple[str, ...] | None:
+    """The class names that somebody gave; None where they only number the labels, and may become more."""
+    if before is None or before.classes == _numbers(len(before.classes)):
+        return None
+    return before.classes
+
+
+def _numbers(num: int) -> tuple[str, ...]:
+    return tuple(str(label) for label in range(num))
+
+
+def _check_begun(config: Foreign, out: str, *, folder: str) -> None:
+    """An index says how large its tar was, not where it lay nor how labels were read: those must not change."""
+    where = storage.join(out, config.split, _BEGUN)
+    now = {"folder": folder, "label": config.label, "max_member_bytes": config.max_member_bytes}
+    if storage.write_if_absent(where, json.dumps(now).encode()):
+        return
+    begun = json.loads(storage.read(where))
+    for name, value in now.items():
+        if begun.get(name) != value:
+            raise ValueError(
+                f"{where}: {config.split} was begun with {name} {begun.get(name)}, now it is {value}; name another "
+                f"place, or remove {storage.join(out, config.split)}"
+            )
+
+
+def _collect(done: Iterator[tuple[int, Indexed]], config: Foreign, *, num_jobs: int) -> _Found:
+    """All that was found; of fewer than all tars only if there is hopelessly much to mend."""
+    found = _Found()
+    for place, one in done:
+        found.add(place, one)
+        if one.flaws:
+            first = f"{one.flaws[0].key}: {one.flaws[0].reason}"
+            log.warning("%s: %d samples left out; the first is %s", one.name, len(one.flaws), first)
+        if found.num_flaws > config.max_corrupt + _HOPELESS or len(found.broken) > _HOPELESS_SHARDS:
+            log.warning("giving up after %d of %d tars", len(found.through), num_jobs)
+            break
+    return found
+
+
+def _listed(out: str) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in storage.read(storage.join(out, _QUARANTINE)).splitlines()]
+    except storage.NotFound:
+        return []
+
+
+def _put_flawed(out: str, found: _Found, others: list[dict[str, Any]]) -> None:
+    """List what is left out, then write the indexes that leave it out: a restart reads the tars of the list again."""
+    lines = list(others)
+    for _, one in sorted(found.flawed.items()):
+        lines += [{"shard": one.name, **asdict(flaw)} for flaw in one.flaws]
+        lines += [{"shard": one.name, "key": None, "reason": one.broken}] if one.broken else []
+    where = storage.join(out, _QUARANTINE)
+    if lines:
+        storage.write(where, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    else:
+        storage.remove(where)
+    for one in found.flawed.values():
+        if one.encoded:
+            storage.write(storage.join(out, sidecar.index_name(one.name)), one.encoded)
+
+
+def _check_sound(config: Foreign, out: str, found: _Found, *, num_jobs: int) -> None:
+    where = storage.join(out, _QUARANTINE)
+    if broken := found.broken:
+        shown = "\n  ".join(broken[:3])
+        raise ValueError(
+            f"{len(broken)} of {num_jobs} tars cannot be used (all in {where}), mend them or leave them out:\n  {shown}"
+        )
+    if found.num_flaws > config.max_corrupt:
+        flaws = [(one.name, flaw) for _, one in sorted(found.flawed.items()) for flaw in one.flaws]
+        shown = "\n  ".join(f"{name}: {flaw.key}: {flaw.reason}" for name, flaw in flaws[:3])
+        raise ValueError(
+            f"{where}: lists {len(flaws)} samples that cannot be used, max_corrupt permits {config.max_corrupt}; mend "
+            f"them, or permit more with --max-corrupt {len(flaws)}. The first:\n  {shown}"
+        )
+    if not found.shards:
+        raise ValueError(f"{config.tars}: not one sample of {num_jobs} tars can be used; see {where}")
+
+
+def _manifest(
+    config: Foreign, found: _Found, *, before: Manifest | None, classes: Sequence[str] | None, folder: str
+) -> Manifest:
+    counts = {**(before.class_counts if before else {}), config.split: tuple(found.counts.tolist())}
+    splits = {**(before.splits if before else {}), config.split: tuple(found.shards[i] for i in sorted(found.shards))}
+    used = max(int(np.flatnonzero(each).max(initial=-1)) + 1 for each in counts.values())
+    if classes is not None and used > len(classes):
+        raise ValueError(f"classes: {len(classes)} names, but the data set has labels up to {used - 1}; name them all")
+    classes = tuple(classes or _numbers(used))
+    about = {"folder": folder, "label": config.label, "max_member_bytes": config.max_member_bytes}
+    return Manifest(
+        name=config.name or (before.name if before else folder.rpartition("/")[2] or "tars"),
+        classes=classes,
+        splits=splits,
+        class_counts={split: tuple(_sized(each, len(classes))) for split, each in counts.items()},
+        source={"is": _KIND, "splits": {**(before.source["splits"] if before else {}), config.split: about}},
+        seed=0,
+    )
+
+
+def _sized(counts: Sequence[int], num_classes: int) -> list[int]:
+    """With as many numbers as there are classes; what is cut off is zero."""
+    return [*counts[:num_classes], *[0] * (num_classes - len(counts))]
