@@ -32,7 +32,7 @@ setup-dev: $(VENV)/.installed-dev
 
 # torch comes first and by its pin, so that whichever build the index serves (CPU or CUDA) satisfies everything after it.
 # DeepSpeed is built against that torch, without its optional ops: nothing is compiled here.
-$(VENV)/.installed: requirements.lock pyproject.toml
+$(VENV)/.installed: requirements.lock pyproject.toml pipeline/data/jpeg_crop.c
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $$(grep -E '^(pip|setuptools|wheel)==' requirements.lock)
 	$(PIP) $$(grep -E '^(torch|numpy)==' requirements.lock)

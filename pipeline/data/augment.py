@@ -58,7 +58,12 @@ def random_resized_crop(
 
 
 def crop_box(
-    rng: Generator, *, height: int, width: int, areas: tuple[float, float], aspects: tuple[float, float]
+    rng: Generator,
+    *,
+    height: int,
+    width: int,
+    areas: tuple[float, float],
+    aspects: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tuple[int, int, int, int]:
     """(top, left, height, width) of an Inception crop; the largest central box of a fair aspect after ten misses."""
     for _ in range(10):

@@ -45,6 +45,20 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     return _decode_any(data, max_pixels=max_pixels)
 
 
+def jpeg_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
+    """(height, width) by the header of a JPEG in common colours; None for anything else. Corrupt as `decode`."""
+    if data[: len(_JPEG)] != _JPEG:
+        return None
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    if colorspace not in ("YCbCr", "Gray"):
+        return None
+    _check_pixels(int(height), int(width), max_pixels=max_pixels)
+    return int(height), int(width)
+
+
 def _decode_jpeg(data: bytes, *, max_pixels: int) -> NDArray[np.uint8] | None:
     """None where Pillow should have a try: four colours, or damage that libjpeg reports but can recover from."""
     try:

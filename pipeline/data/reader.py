@@ -9,25 +9,28 @@ Dimension key: B samples of this reader's part of a batch, H, W, C an image, N p
 import collections
 import functools
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data import augment
 from pipeline.data.cache import ShardCache
-from pipeline.data.dataset import shard_uri
-from pipeline.data.decode import MAX_PIXELS, Corrupt, decode
+from pipeline.data.decode import MAX_PIXELS
+from pipeline.data.example import Examples, Quarantined
+from pipeline.data.joined import Joined
 from pipeline.data.live import LOOKAHEAD
+from pipeline.data.mixture import Mixture
 from pipeline.data.plan import Plan, Slots
 from pipeline.data.ring import Fields
-from pipeline.data.split import Split
 from pipeline.data.subset import Subset
-from pipeline.data.view import EvalView, TrainView, View, apply
+from pipeline.data.tally import Tally
+from pipeline.data.view import TrainView, View
+
+Order: TypeAlias = Plan | Mixture | Subset
 
 IN_FLIGHT = 2  # batches being made: while one is waited for, the threads go on with the next
 
@@ -49,18 +52,10 @@ class Batch:
     mixed_B: NDArray[np.float32] | None = None
 
 
-class Quarantined(NamedTuple):
-    """A sample that was replaced, and why. `id` is its number in the split, `index` its number in the shard."""
-
-    shard: str
-    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # hides tuple.index, which has no use here
-    id: int
-    reason: str
-
-
 class Reader:
     """Batches of slots [start, stop) of every global batch of `plan`, as `view` shows them; use it in a `with`.
 
+    `uri` names the data set, or those that a Mixture is of, in its order.
     A sample that cannot be used (digest, decoding, label) is replaced by the next good one of its shard, cyclically,
     with the random draws of the slot unchanged, and listed once in `quarantined`; ValueError once there are more than
     `max_corrupt`. `seed` is that of the augmentation and of `mixup` (the alpha of its Beta, 0 for none). With a Subset
@@ -69,10 +64,10 @@ class Reader:
 
     def __init__(
         self,
-        uri: str,
+        uri: str | Sequence[str],
         *,
         split: str,
-        plan: Plan | Subset,
+        plan: Order,
         view: View,
         seed: int,
         slots: tuple[int, int] | None = None,
@@ -90,19 +85,23 @@ class Reader:
             raise ValueError(f"threads: must be at least 1, got {threads}")
         self._plan, self._view, self._seed, self._mixup = plan, view, seed, mixup
         self._start, self._stop, self._threads = start, stop, threads
-        self._max_corrupt, self._max_pixels = 0 if isinstance(plan, Subset) else max_corrupt, max_pixels
-        self._kept: dict[tuple[int, int], tuple[NDArray[np.uint8], int]] = {}
-        self._room = keep_mib << 20  # bytes
-        self._quarantined: dict[tuple[int, int], Quarantined] = {}
-        self._lock = threading.Lock()
-        self._split = Split(uri, split=split, cache=cache, keep_uses=_live_uses(plan, stop - start))
-        if self._split.manifest.shard_sizes(split) != plan.shard_sizes:
+        uris = (uri,) if isinstance(uri, str) else tuple(uri)
+        self._source = Joined(uris, split=split, cache=cache, keep_uses=_live_uses(plan, stop - start))
+        if (sizes := self._source.shard_sizes) != plan.shard_sizes:
             raise ValueError(
-                f"plan: was made for {plan.num_samples} samples in {len(plan.shard_sizes)} shards, but {uri} has "
-                f"{self._split.manifest.num_samples(split)} in {len(self._split.shards)} or of other sizes in {split}; "
+                f"plan: was made for {plan.num_samples} samples in {len(plan.shard_sizes)} shards, but "
+                f"{self._source.uri} has {sum(sizes)} in {len(sizes)} or of other sizes in {split}; "
                 "make the plan from the manifest"
             )
-        self._first_ids = np.cumsum((0, *plan.shard_sizes))
+        self._tally = Tally()
+        self._examples = Examples(
+            self._source,
+            view=view,
+            max_corrupt=0 if isinstance(plan, Subset) else max_corrupt,
+            max_pixels=max_pixels,
+            keep_bytes=keep_mib << 20,
+            tally=self._tally,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -112,13 +111,17 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the shards."""
-        self._split.close()
+        self._source.close()
 
     @property
     def quarantined(self) -> tuple[Quarantined, ...]:
         """Every corrupt sample met so far, once, in the order of their ids."""
-        with self._lock:
-            return tuple(sorted(self._quarantined.values(), key=lambda sample: sample.id))
+        return self._examples.quarantined
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What reading has cost so far: images, and seconds of threads that read (read_s) and made views (view_s)."""
+        return self._tally.figures()
 
     @property
     def fields(self) -> Fields:
@@ -164,10 +167,11 @@ class Reader:
 
     def _fetch_soon(self, step: int) -> None:
         """Ask for the shards of a step. Only object storage has any to fetch."""
-        if not self._split.is_local:
+        if not self._source.is_local:
             for shard in np.unique(self._slots(step).shard_S).tolist():
                 if not isinstance(self._plan, Subset) or self._plan.is_dense(shard):  # else ranges are cheaper
-                    self._split.fetch_soon(shard)
+                    part, its_shard = self._source.located(shard)
+                    self._source.parts[part].fetch_soon(its_shard)
 
     def _begin(
         self, step: int, arrays: dict[str, NDArray], pool: ThreadPoolExecutor
@@ -190,106 +194,18 @@ class Reader:
 
     def _fill(self, batch: Batch, slots: Slots, places: range) -> None:
         for place in places:
-            shard = int(slots.shard_S[place])
-            image_HWC, label, index = self._first_good(shard, int(slots.index_S[place]))
-            rng = augment.rng(self._seed, slots.epoch, int(slots.position_S[place]))
-            batch.images_BHWC[place] = apply(self._view, image_HWC, rng)
-            batch.labels_B[place], batch.ids_B[place] = label, self._first_ids[shard] + index
+            draws = functools.partial(augment.rng, self._seed, slots.epoch, int(slots.position_S[place]))
+            example = self._examples.example(int(slots.shard_S[place]), int(slots.index_S[place]), draws=draws)
+            batch.images_BHWC[place] = example.image_HWC
+            batch.labels_B[place], batch.ids_B[place] = example.label, example.id
             if batch.actions_BN is not None and batch.sources_BN is not None and isinstance(self._view, TrainView):
-                corrupted = augment.corrupt_patches(rng, self._view.num_patches, self._view.mask_share)
+                corrupted = augment.corrupt_patches(example.rng, self._view.num_patches, self._view.mask_share)
                 batch.actions_BN[place], batch.sources_BN[place] = corrupted
 
-    def _first_good(self, shard: int, first: int) -> tuple[NDArray[np.uint8], int, int]:
-        """Image, label and index of sample `first` of a shard, or of the next one that can be used."""
-        num_samples = self._plan.shard_sizes[shard]
-        for index in ((first + ahead) % num_samples for ahead in range(num_samples)):
-            if (shard, index) in self._quarantined:
-                continue
-            try:
-                return *self._decoded(shard, index), index
-            except Corrupt as error:
-                self._quarantine(shard, index, str(error))
-        where = shard_uri(self._split.uri, self._split.shards[shard])
-        raise ValueError(f"{where}: not one of its {num_samples} samples can be used; prepare the data set again")
 
-    def _decoded(self, shard: int, index: int) -> tuple[NDArray[np.uint8], int]:
-        """Image and label of a sample, kept while there is room: the first stay, as every pass comes by all of them."""
-        if (shard, index) in self._kept:
-            return self._kept[shard, index]
-        data, label = self._split.read(shard, index)
-        image_HWC = decode(data, max_pixels=self._max_pixels)
-        with self._lock:
-            if image_HWC.nbytes <= self._room and (shard, index) not in self._kept:
-                image_HWC.flags.writeable = False
-                self._room -= image_HWC.nbytes
-                self._kept[shard, index] = image_HWC, label
-        return image_HWC, label
-
-    def _quarantine(self, shard: int, index: int, reason: str) -> None:
-        name, sample_id = self._split.shards[shard].name, int(self._first_ids[shard]) + index
-        with self._lock:
-            self._quarantined[shard, index] = Quarantined(name, index, sample_id, reason)
-            num = len(self._quarantined)
-        if num > self._max_corrupt:
-            first = "; ".join(f"{bad.shard} sample {bad.index}: {bad.reason}" for bad in self.quarantined[:3])
-            raise ValueError(
-                f"{self._split.uri}: {num} corrupt samples in {self._split.name}, max_corrupt allows "
-                f"{self._max_corrupt} ({first}); prepare the data set again, or raise max_corrupt"
-            )
-
-
-def read_split(
-    uri: str,
-    *,
-    split: str,
-    view: EvalView,
-    indices: Sequence[int] | None = None,
-    threads: int = 4,
-    max_pixels: int = MAX_PIXELS,
-    cache: ShardCache | None = None,
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-    """Images uint8 [B, H, W, C], labels and ids int64 [B] of the samples `indices` (ids; a range, say), in that order.
-
-    None takes the whole split, in manifest order. Nothing is replaced here: a corrupt sample is a ValueError.
-    """
-    with Split(uri, split=split, cache=cache) as source, ThreadPoolExecutor(threads) as pool:
-        size_N = np.array(source.manifest.shard_sizes(split))
-        ids_B = np.array(range(size_N.sum()) if indices is None else indices, np.int64)
-        if len(ids_B) and not 0 <= ids_B.min() <= ids_B.max() < size_N.sum():
-            raise ValueError(
-                f"indices: {split} has samples 0 to {size_N.sum() - 1}, got {ids_B.min()} to {ids_B.max()}"
-            )
-        shard_B = np.searchsorted(np.cumsum(size_N), ids_B, side="right")
-        number_B = ids_B - (np.cumsum(size_N) - size_N)[shard_B]
-        for shard, wanted in zip(*np.unique(shard_B, return_counts=True), strict=True):
-            if 2 * wanted >= size_N[shard]:  # else ranges are the cheaper way to read it
-                source.fetch(int(shard))
-        images_BHWC = np.empty((len(ids_B), view.image_px, view.image_px, 3), np.uint8)
-        labels_B = np.empty(len(ids_B), np.int64)
-        seen = functools.partial(_seen, source, view, max_pixels)
-        for place, sample in enumerate(pool.map(seen, shard_B.tolist(), number_B.tolist())):
-            images_BHWC[place], labels_B[place] = sample
-    return images_BHWC, labels_B, ids_B
-
-
-def _seen(source: Split, view: EvalView, max_pixels: int, shard: int, number: int) -> tuple[NDArray[np.uint8], int]:
-    try:
-        data, label = source.read(shard, number)
-        return apply(view, decode(data, max_pixels=max_pixels)), label
-    except Corrupt as error:
-        where = shard_uri(source.uri, source.shards[shard])
-        raise ValueError(f"{where}: sample {number}: {error}; prepare the data set again") from error
-
-
-def labels(uri: str, *, split: str, threads: int = 16) -> NDArray[np.int64]:
-    """The label of every sample of a split in manifest order, int64, from the indexes: no image is read."""
-    with Split(uri, split=split) as source, ThreadPoolExecutor(threads) as pool:
-        parts = pool.map(lambda shard: source.index(shard).label_S, range(len(source.shards)))
-        return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
-
-
-def _live_uses(plan: Plan | Subset, num_slots: int) -> int:
+def _live_uses(plan: Order, num_slots: int) -> int:
     """Uses of other shards after which a shard is done with: reads of one shard are at most a window apart."""
-    window_steps = -(-plan.window // (plan.global_batch // plan.lanes))
+    plans = plan.plans if isinstance(plan, Mixture) else (plan,)
+    window_steps = max(-(-one.window // (one.global_batch // one.lanes)) for one in plans)
     uses_per_step = 3 * num_slots  # one read, at most two requests to fetch
     return uses_per_step * (window_steps + LOOKAHEAD + IN_FLIGHT)

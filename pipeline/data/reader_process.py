@@ -17,7 +17,7 @@ import subprocess
 import sys
 import traceback
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Self
@@ -25,7 +25,8 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.data.reader import IN_FLIGHT, Batch, Quarantined, Reader
+from pipeline.data.example import Quarantined
+from pipeline.data.reader import IN_FLIGHT, Batch, Reader
 from pipeline.data.ring import Fields, Ring
 
 _HELD = 4  # batches that may be in use at once without being copied: one trained on, those made ahead, one on its way
@@ -48,11 +49,12 @@ class ReaderProcess:
     A batch lies in memory that is used again once nothing refers to it. RuntimeError if the process dies.
     """
 
-    def __init__(self, uri: str, **options: Any) -> None:
+    def __init__(self, uri: str | Sequence[str], **options: Any) -> None:
         with Reader(uri, **options) as reader:  # says at once what is wrong with the options
             self._fields = reader.fields
         self._options = {"uri": uri, **options}
         self._quarantined: tuple[Quarantined, ...] = ()
+        self._figures: dict[str, float] = {}
         self._open: list[Iterator[Batch]] = []
 
     def __enter__(self) -> Self:
@@ -71,6 +73,11 @@ class ReaderProcess:
         """Every corrupt sample met so far, as of the latest batch."""
         return self._quarantined
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """As `Reader.figures`, as of the latest batch."""
+        return self._figures
+
     def batches(self, step: int = 0) -> Iterator[Batch]:
         """Global batch `step`, the next one, and so on without end. Each call has its own process."""
         if step < 0:
@@ -83,7 +90,7 @@ class ReaderProcess:
         child = _Child(self._options, self._fields, step)
         try:
             while True:
-                batch, self._quarantined = child.next()
+                batch, self._quarantined, self._figures = child.next()
                 yield batch
                 del batch  # else its slot would stay in use while the next one is waited for
         finally:
@@ -108,8 +115,8 @@ class _Child:
         self._in_use = 0
         self._send({"options": options, "step": step, "fields": dict(fields), "free": list(range(_SLOTS))})
 
-    def next(self) -> tuple[Batch, tuple[Quarantined, ...]]:
-        """The next batch, and all corrupt samples so far; what the Reader raised, if it did."""
+    def next(self) -> tuple[Batch, tuple[Quarantined, ...], dict[str, float]]:
+        """The next batch, all corrupt samples so far, the Reader's figures; what the Reader raised, if it did."""
         free = [self._free.popleft() for _ in range(len(self._free))]
         self._in_use -= len(free)
         self._send(free)
@@ -118,7 +125,7 @@ class _Child:
             error = _KINDS[message["error"]](message["text"])
             error.add_note("in the reader process:\n" + message["trace"])
             raise error
-        return self._batch(message["slot"], message["step"]), message["quarantined"]
+        return self._batch(message["slot"], message["step"]), message["quarantined"], message["figures"]
 
     def close(self) -> None:
         self._connection.close()
@@ -212,7 +219,8 @@ def _serve(parent: _Parent, ring: Ring, *, free: collections.deque[int], options
 
     with Reader(**options) as reader:
         for batch in reader.batches(step, arrays=arrays):
-            parent.send({"slot": taken.popleft(), "step": batch.step, "quarantined": reader.quarantined})
+            about = {"quarantined": reader.quarantined, "figures": reader.figures}
+            parent.send({"slot": taken.popleft(), "step": batch.step, **about})
 
 
 if __name__ == "__main__":

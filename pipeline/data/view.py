@@ -108,9 +108,13 @@ def apply(view: View, image: NDArray[np.uint8], rng: np.random.Generator | None 
         return _evaluation(view, image)
     if rng is None:
         raise TypeError("rng: a TrainView draws its crop, give it a generator")
+    return augmented(view, _cropped(view, image, rng), rng)
+
+
+def augmented(view: TrainView, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """What follows the crop: flip and RandAugment."""
     from pipeline.data import augment
 
-    image = _cropped(view, image, rng)
     if view.flip:
         image = augment.random_flip(rng, image)
     if view.rand_augment is not None:

@@ -123,7 +123,7 @@ def finetune(
 def _bench(config: Finetune, *, out: str, cluster: Cluster, weights: Artifact, shards: Artifact) -> "_Bench":
     """Looks at what the config asks for; ValueError where the weights or the shards do not have it."""
     from pipeline.data.dataset import read_manifest
-    from pipeline.data.reader import labels
+    from pipeline.data.whole import labels
     from pipeline.evals.draw import Labelled
 
     manifest, origin = read_manifest(shards.uri), Origin.of(weights, init=config.init)

@@ -209,7 +209,7 @@ def evaluate(evaluation: Evaluation) -> Mapping[str, Any]:
 
 def _features(evaluation: Evaluation, split: str, *, files: Sequence[str]) -> "Features":
     from pipeline.data.dataset import read_manifest
-    from pipeline.data.reader import labels
+    from pipeline.data.whole import labels
     from pipeline.evals.features import Features
 
     manifest = read_manifest(evaluation.shards)

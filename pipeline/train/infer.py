@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.reader import read_split
+from pipeline.data.whole import read_split
 from pipeline.data.view import EvalView
 
 Chunk = tuple[NDArray[np.uint8], NDArray[np.int64]]

@@ -17,8 +17,9 @@ from pipeline.data.cache import ShardCache
 from pipeline.data.decode import decode
 from pipeline.data.index import read_index
 from pipeline.data.plan import Plan
-from pipeline.data.reader import Reader, labels, read_split
+from pipeline.data.reader import Reader
 from pipeline.data.view import EvalView, TrainView, apply
+from pipeline.data.whole import labels, read_split
 
 SIZES = (9, 4, 11, 6, 10)
 VIEW = TrainView(16, rand_augment=(2, 10), mask_patch_px=4)
@@ -202,7 +203,7 @@ def test_too_many_corrupt_samples_stop_the_run_with_count_reasons_and_remedy(tmp
 
 
 def test_a_shard_without_a_good_sample_is_an_error(tmp_path):
-    uri = damaged(tmp_path, sizes=(3, 9), image=lambda i: b"" if i < 3 else jpeg_of(i))
+    uri = damaged(tmp_path, sizes=(3, 9), image=lambda i: b"none" if i < 3 else jpeg_of(i))
     with pytest.raises(ValueError, match=r"000000\.tar: not one of its 3 samples can be used"):
         first(10, reader_of(uri, plan_of((3, 9))))
 

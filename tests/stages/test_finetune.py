@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import config as configs
 from pipeline import storage
-from pipeline.data.reader import labels
+from pipeline.data.whole import labels
 from pipeline.data.view import EvalView, TrainView
 from pipeline.evals import compare
 from pipeline.stage import Artifact, Resources

@@ -11,7 +11,7 @@ import torch
 
 from pipeline import config as configs
 from pipeline.data.dataset import read_manifest
-from pipeline.data.reader import read_split
+from pipeline.data.whole import read_split
 from pipeline.data.view import EvalView
 from pipeline.evals import compare, fewshot
 from pipeline.evals.features import Features

@@ -1,0 +1,63 @@
+"""The same split of one data set or several as one: shards numbered through all, labels by the union of the classes."""
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+
+from pipeline.data.cache import ShardCache
+from pipeline.data.dataset import Manifest, shard_uri
+from pipeline.data.split import Split
+
+
+class Joined:
+    """`split` of the data sets at `uris`, in this order, opened. Safe to read from many threads; use it in a `with`."""
+
+    def __init__(self, uris: Sequence[str], *, split: str, cache: ShardCache | None, keep_uses: int) -> None:
+        cache = cache or ShardCache()
+        self.name, self.uri = split, ", ".join(uris)
+        self.parts = tuple(Split(uri, split=split, cache=cache, keep_uses=keep_uses) for uri in uris)
+        self.shard_sizes = tuple(size for part in self.parts for size in part.manifest.shard_sizes(split))
+        self.is_local = all(part.is_local for part in self.parts)
+        manifests = [part.manifest for part in self.parts]
+        self._first_shards = np.cumsum([0, *(len(part.shards) for part in self.parts)])
+        number_of = {name: number for number, name in enumerate(union_of_classes(manifests))}
+        self._labels = [[number_of[name] for name in manifest.classes] for manifest in manifests]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of every shard."""
+        for part in self.parts:
+            part.close()
+
+    def read(self, shard: int, number: int) -> tuple[bytes, int]:
+        """The encoded image and the label, in the union of the classes, of a sample. Raises as `Split.read`."""
+        part, its_shard = self.located(shard)
+        data, label = self.parts[part].read(its_shard, number)
+        return data, self._labels[part][label]
+
+    def located(self, shard: int) -> tuple[int, int]:
+        """Of which data set a shard is, and its number there."""
+        part = int(np.searchsorted(self._first_shards, shard, side="right")) - 1
+        return part, shard - int(self._first_shards[part])
+
+    def shard_name(self, shard: int) -> str:
+        """What a shard is called: by its place in the data set, and by the data set's where there are several."""
+        part, its_shard = self.located(shard)
+        split = self.parts[part]
+        return split.shards[its_shard].name if len(self.parts) == 1 else self.where(shard)
+
+    def where(self, shard: int) -> str:
+        """The URI of a shard."""
+        part, its_shard = self.located(shard)
+        return shard_uri(self.parts[part].uri, self.parts[part].shards[its_shard])
+
+
+def union_of_classes(manifests: Sequence[Manifest]) -> tuple[str, ...]:
+    """Every class of any of the data sets, in the order of first appearance: a name means the same everywhere."""
+    return tuple(dict.fromkeys(name for manifest in manifests for name in manifest.classes))
