@@ -10,10 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline import storage
+from pipeline.datasets import naming
 from pipeline.datasets.source import Sample, check_split
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_SIGNATURES = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,7 @@ class Folder:
     holdout: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.holdout < 1:
-            raise ValueError(f"holdout: must be a share of at least 0 and below 1, got {self.holdout}")
+        naming.check_holdout(self.holdout)
 
     @property
     def name(self) -> str:
@@ -48,21 +45,18 @@ class Folder:
     def samples(self, split: str, indices: Sequence[int]) -> "Files":
         check_split(self, split)
         names = [self._split[split][index] for index in indices]
-        # Absolute, because whoever iterates may be a process that was started elsewhere.
-        path = str(storage.local_path(self.path).absolute()) if storage.is_local(self.path) else self.path
-        return Files(path, tuple((name, self._labels[_class_of(name)]) for name in names))
+        return Files(naming.absolute(self.path), tuple((name, self._labels[_class_of(name)]) for name in names))
 
     @functools.cached_property
     def _names(self) -> tuple[str, ...]:
         """Every image below the path, relative to it, sorted. Looked up once: a large folder takes minutes to list."""
         files = storage.listing(self.path)
-        visible = [name for name in files if not any(part.startswith(".") for part in name.split("/"))]
-        names = tuple(name for name in visible if name.lower().endswith(_SUFFIXES))
+        names = tuple(name for name in files if naming.is_image(name))
         if not names:
             found = f"{len(files)} files, none of them an image" if files else "no files, or no such folder"
             raise ValueError(
                 f"{self.path}: {found}; expected <path>/<class>/<image> or <path>/<split>/<class>/<image>, "
-                f"with images named {', '.join('*' + suffix for suffix in _SUFFIXES)}"
+                f"with images named {', '.join('*' + suffix for suffix in naming.SUFFIXES)}"
             )
         _check_names(names, path=self.path)
         return names
@@ -79,7 +73,7 @@ class Folder:
                 splits = ", ".join(sorted({name.split("/")[0] for name in self._names}))
                 raise ValueError(f"holdout: {self.path} has splits of its own ({splits}); leave holdout at 0")
             return _group(self._names, {name: name.split("/")[0] for name in self._names})
-        return _group(self._names, {name: "val" if _share(name) < self.holdout else "train" for name in self._names})
+        return _group(self._names, {name: naming.held_out(name, self.holdout) for name in self._names})
 
 
 @dataclass(frozen=True)
@@ -92,7 +86,7 @@ class Files:
     def __iter__(self) -> Iterator[Sample]:
         for name, label in self.named:
             image = storage.read(storage.join(self.path, name))
-            yield Sample(name, image, _extension(name, image), label)
+            yield Sample(name, image, naming.extension(name, image), label)
 
 
 def _check_names(names: Sequence[str], *, path: str) -> None:
@@ -117,16 +111,3 @@ def _group(names: Sequence[str], split_of: Mapping[str, str]) -> Mapping[str, tu
 
 def _class_of(name: str) -> str:
     return name.rsplit("/", 2)[-2]
-
-
-def _share(name: str) -> float:
-    """A number from 0 to 1 that depends on the name alone: adding files moves no other from split to split."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
-
-
-def _extension(name: str, image: bytes) -> str:
-    """By the bytes, since names lie (ImageNet has a PNG called .JPEG); by the name, where the bytes say nothing."""
-    for signature, extension in _SIGNATURES:
-        if image.startswith(signature):
-            return extension
-    return name.rsplit(".", 1)[-1].lower()

@@ -5,7 +5,10 @@ A source is a frozen dataclass, so that it can stand in a config: its fields are
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pipeline.datasets.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,14 @@ class Sample:
     extension: str
     label: int
     info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Stands where a sample would: there is an image of that name, but it cannot be meant, and why."""
+
+    key: str
+    reason: str
 
 
 class Source(Protocol):
@@ -42,8 +53,40 @@ class Source(Protocol):
         """Changes if the set of samples does; the fields of the source apart, which are identity anyway."""
         ...
 
-    def samples(self, split: str, indices: Sequence[int]) -> Iterable[Sample]:
+    def samples(self, split: str, indices: Sequence[int]) -> Iterable[Sample | Refused]:
         """The samples with these numbers, in this order: picklable, and nothing is read or rendered until iterated."""
+        ...
+
+
+class Piece(Protocol):
+    """A file of a source that has to be looked through, as it travels to a worker. Its repr says all that it is."""
+
+    @property
+    def uri(self) -> str:
+        """The file. What a scan finds holds while its size is the same."""
+        ...
+
+    def scan(self, images: str) -> "Rows":
+        """Look through it. Images that cannot be read from it by ranges are copied to the file `images`."""
+        ...
+
+    def inner(self, rows: "Rows") -> "Sequence[Piece]":
+        """The pieces that the scan found inside, such as the tars of a tar; they hold no more of their kind."""
+        ...
+
+
+class Unscanned(Protocol):
+    """A source whose samples are known once its pieces have been looked through: `scan.scanned` makes it a Source."""
+
+    @property
+    def name(self) -> str: ...
+
+    def pieces(self) -> Sequence[Piece]:
+        """The files, in an order that is always the same."""
+        ...
+
+    def classes_of(self, rows_P: "Sequence[Rows]") -> tuple[str, ...]:
+        """The names of the classes, in the order of the labels, given what was found in every piece."""
         ...
 
 

@@ -117,7 +117,7 @@ def test_shards_mix_the_classes(tmp_path):
 
 def test_seeds_shuffle_differently_and_splits_do_too(tmp_path):
     source = Fractals(num_classes=2, per_class=10, val_per_class=10, image_px=8)
-    parts = [Parts(Prepare(source, seed=seed), "out") for seed in (0, 0, 1)]
+    parts = [Parts(Prepare(source, seed=seed), "out", source=source) for seed in (0, 0, 1)]
     orders = [[part.samples.indices for part in each] for each in parts]
     assert orders[0] == orders[1] != orders[2]
     assert orders[0][0] != orders[0][1]
