@@ -170,9 +170,38 @@ def results(
 
 
 @app.command()
-def doctor(root: Root = None, tracking: Tracking = None, debug: Debug = False) -> None:
-    """Look for what would keep a run from working on this machine, and say what to do about it."""
+def doctor(
+    root: Root = None,
+    tracking: Tracking = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="URI", help="Measure instead how fast a prepared data set can be read here.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of the data set.")] = "train",
+    recipe: Annotated[str | None, typer.Option(help="Compare with what its model takes in.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="STAGE.PATH=VALUE", help="Change a value; repeatable.")
+    ] = None,
+    gpu: Annotated[str, typer.Option(help="h100, h200 or a100.")] = "h100",
+    gpus: Annotated[int | None, typer.Option(help="On this machine. Default: those that are here, or 1.")] = None,
+    images_per_s: Annotated[
+        float | None, typer.Option(help="Measured on one GPU, by tests/bench/step.py. Default: 40 % of the peak.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Time to measure; starting readers comes on top.")] = 20,
+    cache: Annotated[str | None, typer.Option(metavar="FOLDER", help="For shards. Default: the recipe's.")] = None,
+    output: Annotated[PlanOutput, typer.Option(help="How --data prints.")] = PlanOutput.table,
+    debug: Debug = False,
+) -> None:
+    """Look for what would keep a run from working on this machine, or with --data from being fed; say what to do."""
     with errors(debug=debug):
+        if data is not None:
+            from launch import doctor_data, verdict
+            from launch.recipe import load
+
+            stage = doctor_data.pretraining(load(recipe, assignments=settings or []).stages) if recipe else None
+            number = doctor_data.gpus_here() if gpus is None else gpus
+            asked = doctor_data.Asked(data, split, seconds, number, gpu, stage, images_per_s, cache)
+            typer.echo(verdict.render(doctor_data.measure(asked), asked.need, output=output.value))
+            return
         from launch import doctor as checks
         from launch.run import default_tracking
 

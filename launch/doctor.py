@@ -117,6 +117,5 @@ def render(found: list[Finding]) -> str:
     lines = []
     for finding in found:
         lines.append(f"{finding.state:<4}  {finding.what:<{width}}  {finding.found}")
-        if finding.remedy:
-            lines.append(f"      {'':<{width}}  -> {finding.remedy}")
+        lines += [f"      {'':<{width}}  -> {remedy}" for remedy in finding.remedy.splitlines()]
     return "\n".join(lines)
