@@ -11,6 +11,7 @@ from pipeline.data.stream import Stream
 
 _BLOCK = 512
 _MAX_EXTENSION_BYTES = 1 << 20  # of a long name or a pax header; real ones have some hundred
+_SHOWN = 200  # characters of a name in a message
 _FILES, _DIRECTORY = (b"0", b"\0", b"7"), b"5"
 _PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK, _VOLUME = (b"x", b"X"), b"g", b"L", b"K", b"V"
 _OTHERS = {
@@ -78,7 +79,7 @@ def members(tar: Stream, *, uri: str) -> Iterator[Member]:
         if kind in _FILES or kind == _DIRECTORY:
             records = said.of_next()
         name = _name(header, records)
-        where = f"{uri}: member {name!r} at byte {at}"
+        where = f"{uri}: member {name[:_SHOWN]!r} at byte {at}"
         num_bytes = _size(header, records, where=where)
         if kind in _OTHERS or any(record.startswith("GNU.sparse.") for record in records):
             raise ValueError(f"{where} {_OTHERS.get(kind, _OTHERS[b'S'])}")

@@ -1,15 +1,14 @@
 """Shards: plain WebDataset tars, the same bytes every time, readable by anybody and by our index."""
 
 import gc
-import io
 import json
 import os
 import tarfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tars import tar_of
 
 from pipeline import storage
 from pipeline.data import shards
@@ -134,20 +133,10 @@ def test_an_unknown_extension_is_refused(tmp_path):
         write_shard(str(tmp_path), name="t.tar", samples=[(0, Sample("a.gif", b"GIF", "gif", 0))])
 
 
-def tar_of(folder: Path, *members: tuple[str, bytes], **tarinfo) -> Path:
-    with tarfile.open(folder / "foreign.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            for field, value in tarinfo.items():
-                setattr(info, field, value)
-            tar.addfile(info, io.BytesIO(data))
-    return folder / "foreign.tar"
-
-
 def test_tars_of_other_writers_are_indexed_too(tmp_path):
     long = "n" * 90 + "/" + "m" * 60
-    path = tar_of(tmp_path, ("a/b.cls", b"7"), ("a/b.JPEG", b"xyz"), (f"{long}.cls", b"12\n"), (f"{long}.png", b"pq"))
+    members = [("a/b.cls", b"7"), ("a/b.JPEG", b"xyz"), (f"{long}.cls", b"12\n"), (f"{long}.png", b"pq")]
+    path = tar_of(tmp_path / "foreign.tar", members)
     index = index_tar(path, uri="foreign.tar")
     assert index.label_S.tolist() == [7, 12]
     data = path.read_bytes()
@@ -157,39 +146,16 @@ def test_tars_of_other_writers_are_indexed_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("members", "tarinfo", "message"),
+    ("members", "message"),
     [
-        ([("a.jpg", b"x")], {}, "sample a has members jpg; it needs an image and .cls"),
-        ([("a.cls", b"1"), ("a.txt", b"x")], {}, "sample a has members cls, txt; it needs an image"),
-        ([("noextension", b"x")], {}, "member 'noextension' is not named <key>.<extension>"),
-        ([("a.cls", b"")], {"type": tarfile.SYMTYPE}, "is cut short or no plain file"),
-        ([], {}, "a shard needs at least one sample"),
+        ([("a.jpg", b"x")], "sample a: has no label, only .jpg; it needs a .cls"),
+        ([("a.jpg", b"x"), ("a.json", b'{"label": 1}')], "sample a: has no label, only .jpg, .json; it needs a .cls"),
+        ([("a.cls", b"1"), ("a.txt", b"x")], "sample a: has no image, only .cls, .txt"),
+        ([("noextension", b"x")], "a shard needs at least one sample"),
+        ([], "a shard needs at least one sample"),
     ],
 )
-def test_tars_that_hold_no_samples_are_refused(tmp_path, members, tarinfo, message):
+def test_a_shard_with_a_sample_that_cannot_be_used_is_refused(tmp_path, members, message):
     with pytest.raises(ValueError, match=r"^foreign: ") as caught:
-        index_tar(tar_of(tmp_path, *members, **tarinfo), uri="foreign")
+        index_tar(tar_of(tmp_path / "t.tar", members), uri="foreign")
     assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "is empty, not a tar"),
-        (b"x" * 2048, "no tar header at byte 0"),
-        (b"x" * 100, "ends without an end-of-archive mark"),
-    ],
-)
-def test_what_is_no_tar_is_refused(tmp_path, data, message):
-    (tmp_path / "f").write_bytes(data)
-    with pytest.raises(ValueError, match=f"^f: {message}"):
-        index_tar(tmp_path / "f", uri="f")
-
-
-def test_a_tar_cut_short_is_refused(tmp_path):
-    path = tar_of(tmp_path, ("a.cls", b"1"), ("a.jpg", b"x" * 3000))
-    whole = path.read_bytes()
-    for size in range(512, 512 * 9, 512):
-        path.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match=r"^f: "):
-            index_tar(path, uri="f")
