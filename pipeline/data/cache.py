@@ -4,9 +4,10 @@ Knows neither samples nor their order. Any number of processes of a machine may 
 
     <digest>.tar           a shard; it appears by a rename, so it is whole. An open one is flock'ed (shared) by its
                            readers and so removed by nobody; its modification time says when it was last opened
+    <digest>.next          when it will be needed again, as whoever let it go last has said (see turn.py)
     <digest>.<bytes>.part  a folder with a fetch under way, or what a crash left: its lock is free then
     <xx>.lock              flock'ed while a shard whose digest starts with xx is fetched
-    room.lock              flock'ed while room is made
+    room.lock              flock'ed while room is made, or a shard's next use noted
 """
 
 import fcntl
@@ -16,12 +17,15 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
 
 from pipeline import storage
+from pipeline.data import turn
 from pipeline.data.dataset import Shard, check_size, shard_uri
+from pipeline.storage.counters import Sums
 
 CAPACITY_BYTES = 64 << 30
 
@@ -46,11 +50,24 @@ class OpenShard:
         return data
 
 
+@dataclass(frozen=True)
+class CacheCounts:
+    """What a ShardCache did in this process: shards that were there when asked for (`hits`), those that were fetched
+    and their bytes, and those that were `refused` because all the cache was in use.
+    """
+
+    hits: int = 0
+    fetched: int = 0
+    fetched_bytes: int = 0
+    refused: int = 0
+
+
 class ShardCache:
     """A folder of fetched shards, at most `capacity_bytes` of them; those of local data sets are opened where they are.
 
     `folder` None is tessera/shards in the user's cache folder, or in the machine's temporary folder if that cannot be
-    written. Beyond the capacity, the shard that was opened longest ago and is not open now makes room.
+    written. Beyond the capacity, shards that are not open now make room: first the one that was opened longest ago of
+    those whose next use nobody has noted in the order that is read, then the one that this order needs last.
     """
 
     def __init__(self, folder: str | None = None, *, capacity_bytes: int = CAPACITY_BYTES) -> None:
@@ -58,6 +75,12 @@ class ShardCache:
             raise ValueError(f"capacity_bytes: must be positive, got {capacity_bytes}")
         self._given, self._capacity_bytes = folder, capacity_bytes
         self._made: Path | None = None
+        self._sums = Sums()
+
+    @property
+    def counts(self) -> CacheCounts:
+        """What was done so far by this object; shards of local data sets do not count."""
+        return CacheCounts(**self._sums.totals())
 
     @property
     def folder(self) -> Path:
@@ -75,12 +98,22 @@ class ShardCache:
             check_size(uri, shard)
             path = storage.local_path(shard_uri(uri, shard))
             return OpenShard(os.open(path, os.O_RDONLY), name=str(path))
-        return self._open(self.folder / f"{shard.digest}.tar", shard)
+        opened = self._open(self._path(shard), shard)
+        if opened is not None:
+            self._sums.add(hits=1)
+        return opened
 
-    def fetch(self, uri: str, shard: Shard) -> OpenShard | None:
+    def note_next_use(self, shard: Shard, *, order: str, step: int) -> None:
+        """Say of a shard that is about to be let go when it will be needed. This holds until it is opened again."""
+        with _locked(self.folder / "room.lock"):
+            if self._path(shard).exists():
+                turn.note(self._path(shard), order=order, step=step)
+
+    def fetch(self, uri: str, shard: Shard, *, order: str | None = None) -> OpenShard | None:
         """The shard, fetched if it is not on this machine; None if all the cache is in use, so that there is no room.
 
-        ValueError if what is on storage is not what the manifest says, or is larger than the whole cache.
+        What makes room for it, if need be, is what `order` needs last. ValueError if what is on storage is not what
+        the manifest says, or is larger than the whole cache.
         """
         opened = self.look_up(uri, shard)
         if opened is not None:
@@ -97,14 +130,19 @@ class ShardCache:
                 return opened
             part = self.folder / f"{shard.digest}.{shard.num_bytes}.part"
             shutil.rmtree(part, ignore_errors=True)
-            if not self._reserve(part, shard.num_bytes):
+            if not self._reserve(part, shard.num_bytes, order):
+                self._sums.add(refused=1)
                 return None
             try:
                 path = _download(uri, shard, part)
-                path.rename(self.folder / f"{shard.digest}.tar")
+                path.rename(self._path(shard))
             finally:
                 shutil.rmtree(part, ignore_errors=True)
-            return self.look_up(uri, shard)
+            self._sums.add(fetched=1, fetched_bytes=shard.num_bytes)
+            return self._open(self._path(shard), shard)
+
+    def _path(self, shard: Shard) -> Path:
+        return self.folder / f"{shard.digest}.tar"
 
     def _open(self, path: Path, shard: Shard) -> OpenShard | None:
         try:
@@ -119,21 +157,24 @@ class ShardCache:
         if status.st_size != shard.num_bytes:  # somebody wrote into the cache, or the machine lost power
             path.unlink(missing_ok=True)
             return None
+        turn.forget(path)  # a process that dies while it is open leaves no promise
         os.utime(descriptor)
         return opened
 
-    def _reserve(self, part: Path, num_bytes: int) -> bool:
+    def _reserve(self, part: Path, num_bytes: int, order: str | None) -> bool:
         """Make room for a fetch and claim it by the folder `part`; False if too much is in use."""
         with _locked(self.folder / "room.lock"):
             self._remove_leftovers()
             fetching = sum(int(other.name.split(".")[1]) for other in self.folder.glob("*.part"))
-            shards = [(status.st_mtime_ns, status.st_size, path) for path, status in self._shards()]
-            excess = fetching + num_bytes + sum(size for _, size, _ in shards) - self._capacity_bytes
-            for _, size, path in sorted(shards):
-                if excess <= 0:
-                    break
-                if _remove_if_closed(path):
-                    excess -= size
+            shards = list(self._shards())
+            excess = fetching + num_bytes + sum(status.st_size for _, status in shards) - self._capacity_bytes
+            if excess > 0:
+                known = [turn.kept(path, status, order=order) for path, status in shards]
+                for shard in turn.first_to_go(known, order=order):
+                    if _remove_if_closed(shard.path):
+                        excess -= shard.num_bytes
+                    if excess <= 0:
+                        break
             if excess > 0:
                 return False
             part.mkdir()
@@ -151,6 +192,9 @@ class ShardCache:
             with _locked(self.folder / f"{part.name[:2]}.lock", wait=False) as locked:
                 if locked:
                     shutil.rmtree(part, ignore_errors=True)
+        for word in self.folder.glob(f"*{turn.SUFFIX}"):
+            if not word.with_suffix(".tar").exists():
+                word.unlink(missing_ok=True)
 
 
 def _make_folder(given: str | None) -> Path:
@@ -196,6 +240,7 @@ def _remove_if_closed(path: Path) -> bool:
     with _locked(path, wait=False) as locked:
         if locked:
             path.unlink(missing_ok=True)
+            turn.forget(path)
         return locked
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -13,7 +14,7 @@ from bucket import URI, Bucket
 from pictures import data_set
 
 from pipeline import storage
-from pipeline.data.cache import ShardCache
+from pipeline.data.cache import CacheCounts, ShardCache
 
 
 @pytest.fixture
@@ -100,6 +101,78 @@ def test_the_shard_opened_longest_ago_makes_room(tmp_path, bucket, shards):
         assert cache.fetch(URI, shards[number]) is not None
         time.sleep(0.01)  # file times are only so fine
     assert kept(cache) == {shards[0].digest, shards[2].digest}
+
+
+def words(cache: ShardCache) -> set[str]:
+    return {path.stem for path in cache.folder.glob("*.next")}
+
+
+def test_what_an_order_needs_last_makes_room_before_what_was_opened_longest_ago(tmp_path, bucket, shards):
+    cache = cache_for(tmp_path, shards, room_for=3)
+    for number, step in ((0, 70), (1, 90), (2, 80)):
+        cache.fetch(URI, shards[number])
+        cache.note_next_use(shards[number], order="ours", step=step)
+    cache.fetch(URI, shards[3], order="ours")
+    assert kept(cache) == {shards[number].digest for number in (0, 2, 3)}
+    assert words(cache) == {shards[number].digest for number in (0, 2)}
+
+
+def test_what_nobody_spoke_of_or_another_order_did_makes_room_first(tmp_path, bucket, shards):
+    for first, note in ((0, None), (1, ("theirs", 3))):
+        cache = ShardCache(str(tmp_path / str(first)), capacity_bytes=3 * max(shard.num_bytes for shard in shards))
+        for number in range(3):
+            cache.fetch(URI, shards[number])
+            if number != first:
+                cache.note_next_use(shards[number], order="ours", step=1000)
+            elif note is not None:
+                cache.note_next_use(shards[number], order=note[0], step=note[1])
+        cache.fetch(URI, shards[3], order="ours")
+        assert kept(cache) == {shards[number].digest for number in range(4) if number != first}
+
+
+def test_who_has_no_order_goes_by_when_shards_were_opened(tmp_path, bucket, shards):
+    cache = cache_for(tmp_path, shards, room_for=2)
+    for number, step in ((0, 1), (1, 1000)):
+        cache.fetch(URI, shards[number])
+        cache.note_next_use(shards[number], order="ours", step=step)
+        time.sleep(0.01)  # file times are only so fine
+    cache.fetch(URI, shards[2])
+    assert kept(cache) == {shards[1].digest, shards[2].digest}
+
+
+def test_a_word_ends_when_its_shard_is_opened_or_gone(tmp_path, bucket, shards):
+    cache = cache_for(tmp_path, shards, room_for=2)
+    for number in (0, 1):
+        cache.fetch(URI, shards[number])
+        cache.note_next_use(shards[number], order="ours", step=5)
+    cache.note_next_use(shards[2], order="ours", step=5)  # is not here
+    assert words(cache) == {shards[0].digest, shards[1].digest}
+    assert cache.look_up(URI, shards[0]) is not None
+    assert words(cache) == {shards[1].digest}
+    (cache.folder / f"{shards[1].digest}.tar").unlink()
+    cache.fetch(URI, shards[2])
+    assert words(cache) == set()
+
+
+@pytest.mark.parametrize("text", ["", "ours", "ours 12", "ours x\n", "ours -3\n", "\n"])
+def test_half_a_word_is_none(tmp_path, bucket, shards, text):
+    cache = cache_for(tmp_path, shards, room_for=2)
+    for number in (0, 1):
+        cache.fetch(URI, shards[number])
+    (cache.folder / f"{shards[1].digest}.next").write_text(text)
+    cache.note_next_use(shards[0], order="ours", step=10**9)
+    assert cache.fetch(URI, shards[2], order="ours") is not None
+    assert kept(cache) == {shards[0].digest, shards[2].digest}
+
+
+def test_it_is_counted_what_was_there_fetched_and_refused(tmp_path, bucket, shards):
+    cache = cache_for(tmp_path, shards, room_for=1)
+    held = cache.fetch(URI, shards[0])
+    assert cache.look_up(URI, shards[0]) is not None
+    assert cache.fetch(URI, shards[1]) is None
+    assert held is not None
+    assert cache.counts == CacheCounts(hits=1, fetched=1, fetched_bytes=shards[0].num_bytes, refused=1)
+    assert pickle.loads(pickle.dumps(cache)).counts == CacheCounts()  # in another process
 
 
 def test_what_is_open_is_never_removed_and_without_room_nothing_is_fetched(tmp_path, bucket, shards):
