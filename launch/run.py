@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import subprocess
 import tempfile
@@ -96,7 +97,10 @@ def _cluster(recipe: Recipe, where: Where) -> Iterator[Cluster]:
     from launch.cluster import connected
 
     wanted = [stage.resources for stage in in_order(recipe.stages)]
-    cpus = max(int((wants.workers or 1) * wants.cpus_per_worker) for wants in wanted)
+    cpus = max(
+        math.ceil((wants.workers or 1) * wants.cpus_per_worker + wants.readers * wants.cpus_per_reader)
+        for wants in wanted
+    )
     log.info("starting Ray (%s)", where.address or "local")
     with connected(address=where.address, cpus=cpus) as cluster:
         yield cluster

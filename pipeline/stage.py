@@ -21,19 +21,28 @@ _NAME = re.compile(r"[\w-]+(/[\w-]+)*")
 class Resources:
     """Where a stage runs. Never part of its identity: changing it rebuilds nothing.
 
-    `workers` is the size of a gang (or the most tasks at once, where None means as many as fit).
+    `workers` is the size of a gang (or the most tasks at once, where None means as many as fit). With `readers` that
+    many processes elsewhere read and decode for the gang; 0 leaves that to its own machines. `readers_on` names the
+    custom resource of Ray that the machines for them offer; None takes any with free CPUs.
     """
 
     workers: int | None = None
     gpus_per_worker: float = 0.0
     cpus_per_worker: float = 1.0
     max_restarts: int = 3
+    readers: int = 0
+    cpus_per_reader: float = 2.0
+    readers_on: str | None = None
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers: must be at least 1, got {self.workers}")
         if self.gpus_per_worker < 0 or self.cpus_per_worker < 0:
             raise ValueError("gpus_per_worker, cpus_per_worker: must not be negative")
+        if self.readers < 0 or self.cpus_per_reader <= 0:
+            raise ValueError(
+                f"readers, cpus_per_reader: must be at least 0 and positive, got {self.readers}, {self.cpus_per_reader}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +55,22 @@ class Artifact:
     result: Mapping[str, Any]
 
 
+class Answer(Protocol):
+    """What a host was asked for, on its way."""
+
+    def result(self) -> Any:
+        """It, or the exception that `function` raised; waits for it. RuntimeError if the host is gone for good."""
+        ...
+
+
+class Host(Protocol):
+    """A process beside a gang that does what members ask of it; picklable. Lost, it comes back with an empty memory."""
+
+    def ask(self, function: Callable[..., Any], *arguments: Any) -> Answer:
+        """`function(memory, *arguments)` there, `memory` being its dict; may be done twice. Does not wait."""
+        ...
+
+
 class Member(Protocol):
     """One process of a gang, seen from inside. `torch.distributed` is initialised when the function is called."""
 
@@ -55,6 +80,10 @@ class Member(Protocol):
     def world_size(self) -> int: ...
     @property
     def local_rank(self) -> int: ...
+    @property
+    def hosts(self) -> Sequence[Host]:
+        """As many as `Resources.readers`, the same ones for every member."""
+        ...
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Hand a message to the driver's `on_message`; never blocks and never fails the step."""
@@ -82,7 +111,8 @@ class Cluster(Protocol):
     ) -> Any:
         """`function(member, payload)` in `resources.workers` processes at once; returns what rank 0 returned.
 
-        A lost process restarts them all, at most `resources.max_restarts` times.
+        `resources.readers` hosts stand by them. A lost process restarts all of the gang, at most
+        `resources.max_restarts` times; a lost host comes back by itself.
         """
         ...
 

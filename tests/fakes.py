@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -23,8 +24,31 @@ class InProcessCluster:
 
     def gang(self, function, payload, *, on_message):
         """A gang of one. `torch.distributed` is not initialised."""
-        member = SimpleNamespace(rank=0, world_size=1, local_rank=0, send=lambda message: on_message(_travel(message)))
+        member = SimpleNamespace(
+            rank=0, world_size=1, local_rank=0, hosts=(), send=lambda message: on_message(_travel(message))
+        )
         return _travel(function(member, _travel(payload)))
+
+
+class InProcessHost:
+    """A host of threads in the test's own process; `die` empties its memory, as a machine that is lost would."""
+
+    def __init__(self) -> None:
+        self.memory, self.asked, self._pool = {}, [], ThreadPoolExecutor(4)
+
+    def ask(self, function, *arguments) -> "Future":
+        self.asked.append(function.__name__)
+        return self._pool.submit(self._do, _travel((function, arguments)))
+
+    def die(self) -> None:
+        self.memory = {}
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _do(self, work):
+        function, arguments = work
+        return _travel(function(self.memory, *arguments))
 
 
 class NullTrack:

@@ -72,7 +72,7 @@ def _serve(rank: int, size: int, meeting: str, pipe) -> None:
             pipe.send((kind, value))
 
     member = SimpleNamespace(
-        rank=rank, world_size=size, local_rank=rank, send=lambda message: send("message", dict(message))
+        rank=rank, world_size=size, local_rank=rank, hosts=(), send=lambda message: send("message", dict(message))
     )
     while (work := pipe.recv()) is not None:
         function, payload = work

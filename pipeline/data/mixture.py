@@ -31,7 +31,7 @@ class Share:
             raise ValueError(f"weight: must be positive, got {self.weight} for {self.name!r}")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Mixture:
     """What a Reader takes in place of a Plan to read several data sets: `plans`, whose batches make up its own.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import storage
 from pipeline.config import encode, execution, fingerprint
+from pipeline.data.mixture import Share
 from pipeline.data.view import TrainView
 from pipeline.evals.findings import si
 from pipeline.models import flops
@@ -29,10 +30,9 @@ from pipeline.train.speed import Speed
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.data.reader import Reader
-    from pipeline.data.reader_process import ReaderProcess
     from pipeline.train.engine import Engine
     from pipeline.train.loop import Tick
+    from pipeline.train.reading import AnyReader
     from pipeline.train.saver import Saver
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class Pretrain:
     """One pre-training run. `global_batch` images a step, whatever the number of workers.
 
     lanes, window: how far the order of the data is mixed (pipeline/data/plan.py).
+    mixture: how much of every batch comes from which of the stage's needs, where it reads several data sets.
     micro_batch: images a worker computes at once; 0 for its whole part.
     collect_every: steps between two searches for garbage; 0 leaves it to Python.
     """
@@ -60,6 +61,7 @@ class Pretrain:
     seed: int = 0
     lanes: int = 64
     window: int = 4096
+    mixture: tuple[Share, ...] = ()
     zero_stage: Literal[1, 2, 3] = execution(1)
     speed: Speed = execution(Speed())
     micro_batch: int = execution(0)
@@ -105,7 +107,7 @@ class Job:
     """What every worker of the gang is told."""
 
     config: Pretrain
-    shards: str
+    data: tuple[str, ...]
     out: str
     identity: str
 
@@ -118,19 +120,23 @@ class Job:
         return storage.join(self.out, "weights.safetensors")
 
 
-def pretrain(config: Pretrain, *, out: str, cluster: Cluster, track: Track, shards: Artifact) -> Mapping[str, Any]:
-    """Train for `config.steps` steps, going on from the newest whole checkpoint under `out` if there is one."""
-    from pipeline.data.dataset import read_manifest
+def pretrain(
+    config: Pretrain, *, out: str, cluster: Cluster, track: Track, shards: Artifact, **more: Artifact
+) -> Mapping[str, Any]:
+    """Train for `config.steps` steps, going on from the newest whole checkpoint under `out` if there is one.
 
-    manifest = read_manifest(shards.uri)
-    classes = config.model.num_classes
-    if classes and classes != len(manifest.classes):
-        raise ValueError(f"model.num_classes: {classes}, but {manifest.name} has {len(manifest.classes)} classes")
-    num_samples = manifest.num_samples(config.split)
+    Reads `shards`; with a mixture, `shards` and `more` by its weights.
+    """
+    from pipeline.train.reading import manifests_of
+
+    data = tuple(artifact.uri for artifact in _chosen(config, {"shards": shards, **more}))
+    manifests = manifests_of(data, num_classes=config.model.num_classes)
+    name, num_samples = " + ".join(m.name for m in manifests), sum(m.num_samples(config.split) for m in manifests)
     images = config.steps * config.global_batch
     parameters = flops.num_parameters(config.model)
     track.params(encode(config))
-    track.dataset(name=manifest.name, digest=manifest.digest, source=shards.uri, context="pretrain")
+    for manifest, uri in zip(manifests, data, strict=True):
+        track.dataset(name=manifest.name, digest=manifest.digest, source=uri, context="pretrain")
     log.info(
         "pretrain: %s, %d steps of %d images (%.1f epochs of %d), %s",
         f"{si(parameters)} parameters",
@@ -140,7 +146,8 @@ def pretrain(config: Pretrain, *, out: str, cluster: Cluster, track: Track, shar
         num_samples,
         si(images * flops.train_flops(config.model), "FLOP"),
     )
-    job = Job(config, shards.uri, out, fingerprint([encode(config, identity=True), manifest.digest]))
+    identity = fingerprint([encode(config, identity=True), *(manifest.digest for manifest in manifests)])
+    job = Job(config, data, out, identity)
     with Driver(out=out, steps=config.steps, title="pretrain", track=track) as driver:
         result = cluster.gang(train_member, job, on_message=driver.hear)
     track.model(name="vit", uri=job.weights, digest=result["digest"], params=encode(config.model), step=config.steps)
@@ -151,11 +158,22 @@ def pretrain(config: Pretrain, *, out: str, cluster: Cluster, track: Track, shar
         "images": images,
         "parameters": parameters,
         "train_flops": images * flops.train_flops(config.model),
-        "data": f"{manifest.name}, {num_samples} images",
+        "data": f"{name}, {num_samples} images",
         "quarantined": driver.quarantined,
         "model": encode(config.model),
         **driver.summary(),
     }
+
+
+def _chosen(config: Pretrain, needs: Mapping[str, Artifact]) -> list[Artifact]:
+    """The data sets to read, in the order of the mixture."""
+    names = [share.name for share in config.mixture] or ["shards"]
+    if sorted(names) != sorted(needs):
+        raise ValueError(
+            f"mixture: is of {', '.join(names)}, but the stage needs {', '.join(needs)}; give each of its data sets "
+            "one share, by the name of the need"
+        )
+    return [needs[name] for name in names]
 
 
 def train_member(member: Member, job: Job) -> Mapping[str, Any]:
@@ -203,7 +221,7 @@ def _train(job: Job, member: Member, *, engine: "Engine", saver: "Saver", device
     ):
         if member.rank == 0:
             line = f"{member.world_size} workers on {device.type}, ZeRO-{config.zero_stage}, {config.precision}"
-            member.send({"kind": "begun", "step": start, "line": line, "order": [order]})
+            member.send({"kind": "begun", "step": start, "line": line, "order": order})
         meter = Meter(
             config.model, global_batch=config.global_batch, recompute=config.speed.recompute, gauge=gauge(device)
         )
@@ -251,22 +269,22 @@ def _engine(config: Pretrain, member: Member, device: "torch.device") -> "Engine
     )
 
 
-def _reader(job: Job, member: Member) -> "tuple[Reader | ReaderProcess, str]":
-    """This rank's part of every global batch, and what the order costs in a line."""
-    from pipeline.data.dataset import read_manifest
-    from pipeline.data.plan import Plan
-    from pipeline.train.reading import open_reader
+def _reader(job: Job, member: Member) -> "tuple[AnyReader, list[str]]":
+    """This rank's part of every global batch, and what the order costs, a line for each data set."""
+    from pipeline.train.reading import open_reader, order_of
 
     config = job.config
-    plan = Plan(
-        shard_sizes=read_manifest(job.shards).shard_sizes(config.split),
+    order = order_of(
+        job.data,
+        split=config.split,
+        weights=[share.weight for share in config.mixture],
         global_batch=config.global_batch,
         seed=config.seed,
         lanes=config.lanes,
         window=config.window,
     )
     about = {"split": config.split, "view": config.view, "seed": config.seed, "mixup": config.objective.mixup}
-    return open_reader(job.shards, plan=plan, member=member, reading=config.reading, **about)
+    return open_reader(job.data, order=order, member=member, reading=config.reading, **about)
 
 
 def _report(member: Member, figures: Mapping[str, float], tick: "Tick") -> None:

@@ -2,15 +2,21 @@
 
 import dataclasses
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from pipeline.data.dataset import Manifest
+    from pipeline.data.mixture import Mixture
     from pipeline.data.plan import Plan
     from pipeline.data.reader import Reader
     from pipeline.data.reader_process import ReaderProcess
+    from pipeline.data.remote_reader import RemoteReader
     from pipeline.data.view import TrainView
     from pipeline.stage import Member
     from pipeline.train.loop import Tick
+
+    AnyReader: TypeAlias = Reader | ReaderProcess | RemoteReader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,62 +44,114 @@ class Reading:
             raise ValueError(f"cache_gib: must be positive, got {self.cache_gib}")
 
 
-def open_reader(
-    uri: str,
+def manifests_of(uris: Sequence[str], *, num_classes: int) -> "list[Manifest]":
+    """Of the data sets; ValueError if their classes are not as many as the model's (which may have none at all)."""
+    from pipeline.data.dataset import read_manifest
+    from pipeline.data.joined import union_of_classes
+
+    manifests = [read_manifest(uri) for uri in uris]
+    found = len(union_of_classes(manifests))
+    if num_classes and num_classes != found:
+        names = " and ".join(manifest.name for manifest in manifests)
+        raise ValueError(f"model.num_classes: {num_classes}, but {names} has {found} classes")
+    return manifests
+
+
+def order_of(
+    uris: Sequence[str],
     *,
-    plan: "Plan",
+    split: str,
+    weights: Sequence[float],
+    global_batch: int,
+    seed: int,
+    lanes: int,
+    window: int,
+) -> "Plan | Mixture":
+    """The order of the data set at `uris`, or of several mixed by `weights`."""
+    from pipeline.data.dataset import read_manifest
+    from pipeline.data.mixture import mixed
+    from pipeline.data.plan import Plan
+
+    sizes = [read_manifest(uri).shard_sizes(split) for uri in uris]
+    if weights:
+        return mixed(sizes, weights=weights, global_batch=global_batch, seed=seed, lanes=lanes, window=window)
+    return Plan(sizes[0], global_batch, seed, lanes=lanes, window=window)
+
+
+def open_reader(
+    uris: Sequence[str],
+    *,
+    order: "Plan | Mixture",
     member: "Member",
     split: str,
     view: "TrainView",
     seed: int,
     mixup: float,
     reading: Reading,
-) -> "tuple[Reader | ReaderProcess, str]":
-    """This rank's part of every global batch, and the line of truth about the order (`data.live.truth`).
+) -> "tuple[AnyReader, list[str]]":
+    """This rank's part of every global batch, and the lines of truth about the order (`data.live.truth`).
 
-    ValueError where a machine's cache cannot hold what the order keeps in use.
+    Read by the hosts at the member's disposal, if there are any; else beside it. ValueError where a machine's cache
+    cannot hold what the order keeps in use.
     """
     from pipeline.data.cache import ShardCache
-    from pipeline.data.reader import Reader
-    from pipeline.data.reader_process import ReaderProcess
 
+    machines = len(member.hosts) or _machines(member.world_size)
     cache_bytes = int(reading.cache_gib * 2**30)
-    line = _truth(plan, uri, split=split, world_size=member.world_size, cache_bytes=cache_bytes)
-    part = plan.global_batch // member.world_size
-    opened = (ReaderProcess if reading.apart else Reader)(
-        uri,
-        split=split,
-        plan=plan,
-        view=view,
-        seed=seed,
-        slots=(member.rank * part, (member.rank + 1) * part),
-        threads=reading.threads,
-        max_corrupt=reading.max_corrupt,
-        mixup=mixup,
-        cache=ShardCache(reading.cache, capacity_bytes=cache_bytes),
-    )
-    return opened, line
+    lines = _truth(uris, order, split=split, machines=machines, cache_bytes=cache_bytes)
+    part = order.global_batch // member.world_size
+    options: dict[str, Any] = {
+        "split": split,
+        "plan": order,
+        "view": view,
+        "seed": seed,
+        "mixup": mixup,
+        "slots": (member.rank * part, (member.rank + 1) * part),
+        "threads": reading.threads,
+        "max_corrupt": reading.max_corrupt,
+        "cache": ShardCache(reading.cache, capacity_bytes=cache_bytes),
+    }
+    if member.hosts:
+        from pipeline.data.remote_reader import RemoteReader
+
+        return RemoteReader(tuple(uris), hosts=member.hosts, **options), lines
+    if reading.apart:
+        from pipeline.data.reader_process import ReaderProcess
+
+        return ReaderProcess(tuple(uris), **options), lines
+    from pipeline.data.reader import Reader
+
+    return Reader(tuple(uris), **options), lines
 
 
-def _truth(plan: "Plan", uri: str, *, split: str, world_size: int, cache_bytes: int) -> str:
+def _machines(world_size: int) -> int:
+    on_a_machine = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # torch's word; Ray sets it
+    return max(1, world_size // max(1, on_a_machine))
+
+
+def _truth(uris: Sequence[str], order: "Plan | Mixture", *, split: str, machines: int, cache_bytes: int) -> list[str]:
+    """A line for each data set, whose shares of the cache are as large as what they keep in use."""
     from pipeline import storage
     from pipeline.data.dataset import read_manifest, shard_uri
-    from pipeline.data.live import truth
+    from pipeline.data.live import live, truth
+    from pipeline.data.mixture import Mixture
 
-    on_a_machine = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # torch's word; Ray sets it
-    shards = read_manifest(uri).shards(split)
-    return truth(
-        plan,
-        data_bytes=sum(shard.num_bytes for shard in shards),
-        machines=max(1, world_size // max(1, on_a_machine)),
-        cache_bytes=None if all(storage.is_local(shard_uri(uri, shard)) for shard in shards) else cache_bytes,
-    )
+    plans = order.plans if isinstance(order, Mixture) else (order,)
+    shards = [read_manifest(uri).shards(split) for uri in uris]
+    sizes = [sum(shard.num_bytes for shard in some) for some in shards]
+    needs = [live(plan, data_bytes=size, machines=machines).bytes for plan, size in zip(plans, sizes, strict=True)]
+    lines = []
+    for uri, plan, some, size, need in zip(uris, plans, shards, sizes, needs, strict=True):
+        local = all(storage.is_local(shard_uri(uri, shard)) for shard in some)
+        share = None if local else max(1, cache_bytes * need // sum(needs))
+        lines.append(truth(plan, data_bytes=size, machines=machines, cache_bytes=share))
+    return lines
 
 
 class Quarantine:
     """Tells the driver, once each, of the samples this rank had to replace."""
 
-    def __init__(self, member: "Member", reader: "Reader | ReaderProcess") -> None:
+    def __init__(self, member: "Member", reader: "AnyReader") -> None:
         self._member, self._reader, self._told = member, reader, 0
 
     def report(self, tick: "Tick") -> None:

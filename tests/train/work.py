@@ -106,7 +106,7 @@ def losses(engine: Engine, steps: int, case: Case = Case()) -> list[float]:
 def member() -> Any:
     sent: list[Any] = []
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return SimpleNamespace(rank=rank, world_size=world, local_rank=rank, send=sent.append, sent=sent)
+    return SimpleNamespace(rank=rank, world_size=world, local_rank=rank, hosts=(), send=sent.append, sent=sent)
 
 
 def saver_of(uri: str, engine: Engine, *, identity: str = "this run", keep: int = 2, stage: int = 1) -> Saver:

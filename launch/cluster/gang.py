@@ -1,4 +1,4 @@
-"""Ray: tasks side by side, and gangs of trainers under Ray Train. The only room that imports ray.
+"""Gangs of trainers under Ray Train, and what they tell their driver.
 
 A gang's processes talk to the driver through a mailbox actor, so that the driver alone shows progress and tracks.
 Ray Train restarts a gang that lost a process; what the gang goes on from is its own affair (`train.checkpoint`).
@@ -7,7 +7,6 @@ Ray Train restarts a gang that lost a process; what the gang goes on from is its
 import contextlib
 import dataclasses
 import logging
-import os
 import queue
 import tempfile
 import threading
@@ -15,112 +14,46 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.log import Progress
-from pipeline.stage import Member, Resources
+from pipeline.stage import Host, Member, Resources
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
 FATAL = "fatal"  # the key of the message that ends a gang
-QUIET = {  # of Ray's own processes; the first two also stop its usage report and its version chatter
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "1",
-    "RAY_AUTH_MODE": "token",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
-    "RAY_enable_open_telemetry": "0",
-}
 
 
 class GangFailed(RuntimeError):
     """A gang failed for good: its own error, or more lost processes than `max_restarts`."""
 
 
-@contextlib.contextmanager
-def connected(*, address: str | None, cpus: int | None = None) -> Iterator["RayCluster"]:
-    """A Ray cluster: the one at `address`, or a local one that ends with this process.
-
-    `cpus` is what a local cluster claims to have, where the stages want more processes than there are cores.
-    """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+def run(
+    function: Callable[[Member, Any], Any],
+    payload: Any,
+    *,
+    resources: Resources,
+    hosts: Sequence[Host],
+    on_message: Callable[[Mapping[str, Any]], None],
+) -> Any:
+    """As `pipeline.stage.Cluster.gang`, with `hosts` at the members' disposal."""
     import ray
 
-    if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=max(cpus or 0, os.cpu_count() or 1),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
-    try:
-        yield RayCluster(Resources())
-    finally:
-        ray.shutdown()
+    mailbox = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=4).remote()
+    ended: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
 
+    def hear(message: Mapping[str, Any]) -> None:
+        if FATAL in message:
+            ended.put(_Ended(error=message[FATAL]))
+        else:
+            on_message(message)
 
-@dataclasses.dataclass(frozen=True)
-class RayCluster:
-    """`pipeline.stage.Cluster` on the connected Ray cluster, for one stage's resources."""
-
-    resources: Resources
-
-    def map(
-        self, function: Callable[[Any], Any], items: Sequence[Any], *, title: str, cpus: float = 1, gpus: float = 0
-    ) -> Iterator[tuple[int, Any]]:
-        """See `pipeline.stage.Cluster`. A task whose machine is lost is run again; one that raises is not."""
-        import ray
-
-        run = ray.remote(_task).options(
-            num_cpus=cpus, num_gpus=gpus, max_retries=self.resources.max_restarts, name=function.__name__
-        )
-        most = self.resources.workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1) / max(cpus, 0.1)))
-        running: dict[Any, int] = {}
-        waiting = iter(enumerate(items))
-        with Progress(len(items), title=title, unit="tasks") as progress:
-            try:
-                while True:
-                    for index, item in _take(waiting, most - len(running)):
-                        running[run.remote(function, item)] = index
-                    if not running:
-                        return
-                    (done, *_), _rest = ray.wait(list(running), num_returns=1)
-                    index = running.pop(done)
-                    result = _get(done)
-                    progress.advance()
-                    yield index, result
-            finally:
-                for reference in running:
-                    ray.cancel(reference, force=True)
-
-    def gang(
-        self, function: Callable[[Member, Any], Any], payload: Any, *, on_message: Callable[[Mapping[str, Any]], None]
-    ) -> Any:
-        """See `pipeline.stage.Cluster`. A user's mistake (ValueError, a missing file) found by a process is raised at
-        once and not tried again; GangFailed for what restarting did not mend. Either way the run is over.
-        """
-        import ray
-
-        mailbox = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=4).remote()
-        ended: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
-
-        def hear(message: Mapping[str, Any]) -> None:
-            if FATAL in message:
-                ended.put(_Ended(error=message[FATAL]))
-            else:
-                on_message(message)
-
-        with tempfile.TemporaryDirectory(prefix="tessera-gang-") as scratch, _reading(mailbox, hear):
-            config = {"function": function, "payload": payload, "mailbox": mailbox}
-            trainer = _trainer(config, resources=self.resources, scratch=scratch)
-            threading.Thread(target=_fit, args=(trainer, ended), name="gang", daemon=True).start()
-            end = ended.get()
-        if end.error is not None:
-            raise end.error
-        return end.result
+    with tempfile.TemporaryDirectory(prefix="tessera-gang-") as scratch, _reading(mailbox, hear):
+        config = {"function": function, "payload": payload, "mailbox": mailbox, "hosts": tuple(hosts)}
+        trainer = _trainer(config, resources=resources, scratch=scratch)
+        threading.Thread(target=_fit, args=(trainer, ended), name="gang", daemon=True).start()
+        end = ended.get()
+    if end.error is not None:
+        raise end.error
+    return end.result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +119,7 @@ class GangMember:
     world_size: int
     local_rank: int
     mailbox: Any
+    hosts: tuple[Host, ...] = ()
 
     def send(self, message: Mapping[str, Any]) -> None:
         self.mailbox.put.remote(dict(message))
@@ -196,37 +130,17 @@ def _member(config: Mapping[str, Any]) -> Any:
     from ray import train
 
     context = train.get_context()
-    member = GangMember(context.get_world_rank(), context.get_world_size(), context.get_local_rank(), config["mailbox"])
+    member = GangMember(
+        context.get_world_rank(),
+        context.get_world_size(),
+        context.get_local_rank(),
+        mailbox=config["mailbox"],
+        hosts=config["hosts"],
+    )
     try:
         return config["function"](member, config["payload"])
     except (ValueError, FileNotFoundError) as error:
         member.send({FATAL: error})
-        raise
-
-
-def _task(function: Callable[[Any], Any], item: Any) -> Any:
-    return function(item)
-
-
-def _take(items: Iterator[Any], most: int) -> Iterator[Any]:
-    for _ in range(most):
-        try:
-            yield next(items)
-        except StopIteration:
-            return
-
-
-def _get(reference: Any) -> Any:
-    """The result of a task; its own exception where it raised one, not Ray's wrapping of it."""
-    import ray
-    from ray.exceptions import RayTaskError
-
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, Exception):
-            raise cause from error
         raise
 
 
