@@ -8,8 +8,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,13 @@ from pipeline.data import index as sidecar
 from pipeline.data import shards
 from pipeline.data.dataset import Manifest, Shard, read_manifest, write_manifest
 from pipeline.data.index import Index
-from pipeline.data.scan import MAX_MEMBER_BYTES, Flaw, Rules, scan
+from pipeline.data.left_out import LeftOut, list_uri, read_list, write_list
+from pipeline.data.scan import MAX_CLASSES, MAX_MEMBER_BYTES, Flaw, Rules, scan
 from pipeline.data.tars import tars_of
 from pipeline.stage import Cluster
 
 log = logging.getLogger(__name__)
 
-_QUARANTINE = "quarantine.jsonl"
 _BEGUN = "tars.json"
 _KIND = "tars of others"
 _HOPELESS = 1000  # so many samples beyond the permitted ones, and looking at the rest is a waste
@@ -84,6 +83,10 @@ class Indexed:
     encoded: bytes | None = None
     broken: str | None = None
 
+    def left_out(self) -> list[LeftOut]:
+        samples = [LeftOut(self.name, flaw.key, flaw.reason) for flaw in self.flaws]
+        return [*samples, LeftOut(self.name, None, self.broken)] if self.broken else samples
+
 
 @dataclass
 class _Found:
@@ -93,8 +96,8 @@ class _Found:
     shards: dict[int, Shard] = field(default_factory=dict)
     flawed: dict[int, Indexed] = field(default_factory=dict)
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-
     num_flaws: int = 0
+    num_broken: int = 0
 
     def add(self, place: int, one: Indexed) -> None:
         self.through.add(one.name)
@@ -103,14 +106,15 @@ class _Found:
         if one.flaws or one.broken:
             self.flawed[place] = one
             self.num_flaws += len(one.flaws)
+            self.num_broken += one.broken is not None
         if one.label_K:
             num_classes = max(len(self.counts), one.label_K[-1] + 1)
             self.counts = np.pad(self.counts, (0, num_classes - len(self.counts)))
             self.counts[list(one.label_K)] += one.count_K
 
-    @property
-    def broken(self) -> list[str]:
-        return [one.broken for _, one in sorted(self.flawed.items()) if one.broken]
+    def left_out(self) -> list[LeftOut]:
+        """In the order of the tars."""
+        return [entry for _, one in sorted(self.flawed.items()) for entry in one.left_out()]
 
 
 def index(config: Foreign, *, out: str, cluster: Cluster) -> Manifest:
@@ -123,18 +127,15 @@ def index(config: Foreign, *, out: str, cluster: Cluster) -> Manifest:
     folder, tars = tars_of(config.tars)
     _check_begun(config, out, folder=folder)
     classes = config.classes or _names_kept(before)
-    rules = Rules(
-        config.label, **({"num_classes": len(classes)} if classes else {}), max_member_bytes=config.max_member_bytes
-    )
-    listed = _listed(out)
-    to_redo = {line["shard"] for line in listed}
+    rules = Rules(config.label, len(classes) if classes else MAX_CLASSES, config.max_member_bytes)
+    listed = read_list(out)
+    to_redo = {entry.shard for entry in listed}  # they may have been mended, with no byte more or less
     names = {f"{config.split}/{name}": uri for name, uri in tars.items()}
     jobs = [Job(out, name, uri, rules, anew=name in to_redo) for name, uri in names.items()]
-    done = cluster.map(index_shard, jobs, title=f"index {config.split}")
-    found = _collect(done, config, num_jobs=len(jobs))
-    not_seen = names.keys() - found.through
-    of_others = [one for one in listed if one["shard"] in not_seen or not one["shard"].startswith(f"{config.split}/")]
-    _put_flawed(out, found, of_others)
+    found = _collect(cluster.map(index_shard, jobs, title=f"index {config.split}"), config, num_jobs=len(jobs))
+    kept = names.keys() - found.through
+    others = [one for one in listed if one.shard in kept or not one.shard.startswith(f"{config.split}/")]
+    _put_flawed(out, found, others)
     _check_sound(config, out, found, num_jobs=len(jobs))
     manifest = _manifest(config, found, before=before, classes=classes, folder=folder)
     write_manifest(out, manifest)
@@ -152,12 +153,8 @@ def index_shard(job: Job) -> Indexed:
     except ValueError as error:
         return Indexed(job.name, broken=str(error))
     if not found.num_samples:
-        nothing = (
-            None
-            if flaws
-            else f"{job.tar}: holds no samples: no member is an image, .cls or .json named <key>.<extension>"
-        )
-        return Indexed(job.name, flaws=flaws, broken=nothing)
+        nothing = f"{job.tar}: holds no samples: no member is an image, .cls or .json named <key>.<extension>"
+        return Indexed(job.name, flaws=flaws, broken=None if flaws else nothing)
     encoded = sidecar.encode(found)
     shard = shards.described(job.name, found, encoded, at=job.tar)
     if not flaws:
@@ -224,53 +221,39 @@ def _collect(done: Iterator[tuple[int, Indexed]], config: Foreign, *, num_jobs: 
     for place, one in done:
         found.add(place, one)
         if one.flaws:
-            first = f"{one.flaws[0].key}: {one.flaws[0].reason}"
-            log.warning("%s: %d samples left out; the first is %s", one.name, len(one.flaws), first)
-        if found.num_flaws > config.max_corrupt + _HOPELESS or len(found.broken) > _HOPELESS_SHARDS:
+            log.warning("%d samples left out; the first is %s", len(one.flaws), one.left_out()[0])
+        if found.num_flaws > config.max_corrupt + _HOPELESS or found.num_broken > _HOPELESS_SHARDS:
             log.warning("giving up after %d of %d tars", len(found.through), num_jobs)
             break
     return found
 
 
-def _listed(out: str) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in storage.read(storage.join(out, _QUARANTINE)).splitlines()]
-    except storage.NotFound:
-        return []
-
-
-def _put_flawed(out: str, found: _Found, others: list[dict[str, Any]]) -> None:
+def _put_flawed(out: str, found: _Found, others: Sequence[LeftOut]) -> None:
     """List what is left out, then write the indexes that leave it out: a restart reads the tars of the list again."""
-    lines = list(others)
-    for _, one in sorted(found.flawed.items()):
-        lines += [{"shard": one.name, **asdict(flaw)} for flaw in one.flaws]
-        lines += [{"shard": one.name, "key": None, "reason": one.broken}] if one.broken else []
-    where = storage.join(out, _QUARANTINE)
-    if lines:
-        storage.write(where, "".join(json.dumps(line) + "\n" for line in lines).encode())
-    else:
-        storage.remove(where)
+    write_list(out, [*others, *found.left_out()])
     for one in found.flawed.values():
         if one.encoded:
             storage.write(storage.join(out, sidecar.index_name(one.name)), one.encoded)
 
 
 def _check_sound(config: Foreign, out: str, found: _Found, *, num_jobs: int) -> None:
-    where = storage.join(out, _QUARANTINE)
-    if broken := found.broken:
-        shown = "\n  ".join(broken[:3])
+    where, entries = list_uri(out), found.left_out()
+    if broken := [entry for entry in entries if entry.key is None]:
         raise ValueError(
-            f"{len(broken)} of {num_jobs} tars cannot be used (all in {where}), mend them or leave them out:\n  {shown}"
+            f"{where}: lists {len(broken)} of {num_jobs} tars that are broken; mend them or leave them out. The first:"
+            + _first(broken)
         )
-    if found.num_flaws > config.max_corrupt:
-        flaws = [(one.name, flaw) for _, one in sorted(found.flawed.items()) for flaw in one.flaws]
-        shown = "\n  ".join(f"{name}: {flaw.key}: {flaw.reason}" for name, flaw in flaws[:3])
+    if len(entries) > config.max_corrupt:
         raise ValueError(
-            f"{where}: lists {len(flaws)} samples that cannot be used, max_corrupt permits {config.max_corrupt}; mend "
-            f"them, or permit more with --max-corrupt {len(flaws)}. The first:\n  {shown}"
+            f"{where}: lists {len(entries)} samples that cannot be used, max_corrupt permits {config.max_corrupt}; "
+            f"mend them, or permit more with --max-corrupt {len(entries)}. The first:" + _first(entries)
         )
     if not found.shards:
         raise ValueError(f"{config.tars}: not one sample of {num_jobs} tars can be used; see {where}")
+
+
+def _first(entries: Sequence[LeftOut]) -> str:
+    return "".join(f"\n  {entry}" for entry in entries[:3])
 
 
 def _manifest(

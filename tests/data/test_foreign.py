@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,9 @@ def test_labels_are_in_cls_or_in_a_field_of_json(tmp_path, out):
     tar_of(tmp_path / "t" / "t.tar", members)
     assert index(tmp_path / "t", out).class_counts["train"] == (0, 1, 1, 1)
     assert index(tmp_path / "t", f"{out}2", label="json:y").class_counts["train"] == (1, 1, 0, 0, 1)
-    with pytest.raises(ValueError, match=r"2 samples that cannot be used.*\n.*t\.tar: 0: has no label.* needs a \.cls"):
+    with pytest.raises(
+        ValueError, match=r"2 samples that cannot be used.*\n.*t\.tar: '0': has no label.* needs a \.cls"
+    ):
         index(tmp_path / "t", f"{out}3", label="cls")
 
 
@@ -187,7 +190,7 @@ def test_samples_that_cannot_be_used_are_listed_and_left_out_if_that_is_permitte
     tar_of(tars / "x-001.tar", [*members_of(range(7, 12)), ("bad.jpg", b"x"), ("worse.cls", b"1")])
     with pytest.raises(ValueError, match=r"quarantine\.jsonl: lists 2 samples.*--max-corrupt 2") as caught:
         index(tars, out)
-    assert "train/x-001.tar: bad: has no label, only .jpg" in str(caught.value)
+    assert "train/x-001.tar: 'bad': has no label, only .jpg" in str(caught.value)
     assert quarantine(out) == [("train/x-001.tar", "bad"), ("train/x-001.tar", "worse")]
     with pytest.raises(storage.NotFound):
         read_manifest(out)
@@ -198,6 +201,14 @@ def test_samples_that_cannot_be_used_are_listed_and_left_out_if_that_is_permitte
     tar_of(tars / "x-001.tar", members_of(range(7, 12)))  # mended
     index(tars, out)
     assert not storage.exists(storage.join(out, "quarantine.jsonl"))
+
+
+def test_no_name_in_a_tar_reaches_the_terminal_as_it_is(tars, out, caplog):
+    tar_of(tars / "x-000.tar", [("\x1b[2J\udce9.jpg", b"x")], form=tarfile.GNU_FORMAT)
+    with pytest.raises(ValueError, match="not UTF-8") as caught:
+        index(tars, out)
+    listed = storage.read(storage.join(out, "quarantine.jsonl")).decode()
+    assert all(text.isprintable() for text in (*str(caught.value).splitlines(), *caplog.messages, *listed.splitlines()))
 
 
 def test_a_killed_run_forgets_no_sample_that_it_left_out(tars, out):
@@ -226,7 +237,7 @@ def test_the_list_keeps_what_other_splits_left_out(tars, out, tmp_path):
 def test_all_broken_tars_are_told_at_once_and_the_others_indexed(tars, out, scans):
     (tars / "x-000.tar").write_bytes(b"no tar" * 200)
     (tars / "x-002.tar").write_bytes((tars / "x-002.tar").read_bytes()[:5000])
-    with pytest.raises(ValueError, match="2 of 3 tars cannot be used") as caught:
+    with pytest.raises(ValueError, match="lists 2 of 3 tars that are broken; mend them or leave them out") as caught:
         index(tars, out, max_corrupt=100)
     assert "x-000.tar: is not a tar" in str(caught.value)
     assert "cut short" in str(caught.value)
@@ -235,6 +246,12 @@ def test_all_broken_tars_are_told_at_once_and_the_others_indexed(tars, out, scan
     assert index(tars / "x-001.tar", out).num_samples("train") == 5
     assert scans == []
     assert not storage.exists(storage.join(out, "quarantine.jsonl"))
+
+
+def test_a_list_that_is_not_ours_is_left_alone(tars, out):
+    storage.write(storage.join(out, "quarantine.jsonl"), b'{"split": "train", "key": "a", "reason": "b"}')
+    with pytest.raises(ValueError, match=r"quarantine\.jsonl: is not a list of an indexing .*; name another place"):
+        index(tars, out)
 
 
 def test_hopelessly_bad_tars_are_given_up(tars, out, monkeypatch, scans):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tars import END, header, padded, record, tar_of
 
+from pipeline import storage
 from pipeline.data.stream import Stream
 from pipeline.data.tar import members
 
@@ -76,8 +77,6 @@ def test_ranges_of_any_size_give_the_same_members_and_digest(tmp_path):
 
 
 def test_no_more_than_some_ranges_are_in_memory(tmp_path, monkeypatch):
-    from pipeline import storage
-
     asked = []
     read = storage.read
     monkeypatch.setattr(storage, "read", lambda uri, **span: asked.append(span) or read(uri, **span))
