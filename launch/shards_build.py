@@ -221,20 +221,21 @@ def summary(result: Mapping[str, Any], *, out: str) -> str:
         f"{result['bytes'] / 1e6:.1f} MB in {result['shards']} shards"
     ]
     for split, counts in manifest.class_counts.items():
-        lines.append(f"  {split}: {sum(counts)} samples; {_balance(counts, manifest.classes)}")
+        lines.append(f"  {split}: {sum(counts)} samples; {balance(counts, manifest.classes)}")
     left_out = result["quarantined"]
     lines.append(f"  left out: {left_out}" + (f"; see {quarantine_uri(out)}" if left_out else ""))
     lines.append(f"  digest: {result['digest']}")
     return "\n".join([*lines, f"Look at it: tessera shards show {out} --out sheet.png"])
 
 
-def _balance(counts: Sequence[int], classes: Sequence[str]) -> str:
+def balance(counts: Sequence[int], classes: Sequence[str]) -> str:
+    """Which classes have fewest and most samples."""
     if min(counts) == max(counts):
         return f"{counts[0]} of every class"
-    ranked = sorted(zip(counts, classes, strict=True), key=lambda each: each[0])
-    fewest, most = ranked[:_SHOWN], ranked[: -_SHOWN - 1 : -1]
-    shown = [", ".join(f"{name} {count}" for count, name in some) for some in (fewest, most)]
-    return f"fewest: {shown[0]}; most: {shown[1]}"
+    ranked = [f"{name} {count}" for count, name in sorted(zip(counts, classes, strict=True))]
+    if len(ranked) <= 2 * _SHOWN:
+        return ", ".join(ranked)
+    return f"fewest: {', '.join(ranked[:_SHOWN])}; most: {', '.join(ranked[: -_SHOWN - 1 : -1])}"
 
 
 def _classes(path: str) -> tuple[str, ...]:

@@ -79,8 +79,7 @@ class Tar:
         ]
 
     def _is_tar(self, member: Member) -> bool:
-        parts = naming.parts(member.name)
-        if member.fault or not member.name.lower().endswith(_SUFFIXES) or any(part.startswith(".") for part in parts):
+        if member.fault or not member.name.lower().endswith(_SUFFIXES) or naming.is_hidden(member.name):
             return False
         if fault := naming.fault(member.name):
             raise ValueError(f"{self.uri}: {member.name!r} is a tar, and {fault}; pack it under another name")

@@ -14,8 +14,13 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name is an image to look at: hidden ones are not (`._a.jpg` is what macOS adds)."""
-    return name.lower().endswith(SUFFIXES) and not any(part.startswith(".") for part in parts(name))
+    """Whether a file of this name is an image to look at, which hidden ones are not."""
+    return name.lower().endswith(SUFFIXES) and not is_hidden(name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether it begins with a dot, or a folder above it does (`._a.jpg` is what macOS adds to archives)."""
+    return any(part.startswith(".") and part != ".." for part in parts(name))
 
 
 def parts(name: str) -> list[str]:

@@ -103,8 +103,9 @@ class Collection:
         refused = each.refused.get(number, "")
         if label is None and not refused:
             refused = f"its label {each.classes[of]!r} is none of the {len(self._classes)} classes"
-        if size == WHOLE:
-            return Image(name, _beside(task.piece.uri, name), 0, WHOLE, label or 0, refused)
+        if refused or size == WHOLE:
+            uri = "" if refused else _beside(task.piece.uri, name)
+            return Image(name, uri, 0, WHOLE, label or 0, refused)
         uri = f"{task.at}.images" if each.copied else task.piece.uri
         return Image(name, uri, int(each.offset_N[number]), size, label or 0, refused)
 

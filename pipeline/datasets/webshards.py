@@ -120,7 +120,7 @@ def _samples(file: Ranged) -> Iterator[_Sample]:
     sample = _Sample("")
     for member in tar.members(file):
         match = _MEMBER.match(member.name)
-        if match is None or any(part.startswith(".") for part in naming.parts(member.name) if part != ".."):
+        if match is None or naming.is_hidden(member.name):
             continue
         key, extension = match[1], match[2].lower()
         if key != sample.key:
