@@ -48,6 +48,10 @@ class Rules:
         if not 1 <= self.max_member_bytes < 1 << 32:
             raise ValueError(f"max_member_bytes: must be 1 to {(1 << 32) - 1}, got {self.max_member_bytes}")
 
+    def in_cls(self) -> bool:
+        """Whether the label may be a .cls."""
+        return self.label in (None, "cls")
+
     def json_fields(self) -> tuple[str, ...]:
         """Where in a .json the label may be."""
         if self.label is None:
@@ -69,12 +73,14 @@ class Unusable(ValueError):
 
 @dataclass
 class _Sample:
-    """What has come of a sample. `images` holds extension, start, size and digest; `texts` .cls and .json."""
+    """What has come of a sample. `images` holds extension, start, size and digest; `texts` what the label may be in,
+    None where it is too large to be read.
+    """
 
     key: str
     extensions: list[str] = field(default_factory=list)
     images: list[tuple[str, int, int, int]] = field(default_factory=list)
-    texts: dict[str, bytes] = field(default_factory=dict)
+    texts: dict[str, bytes | None] = field(default_factory=dict)
     flaw: str | None = None
 
 
@@ -124,22 +130,21 @@ def _samples(tar: Stream, rules: Rules, *, uri: str) -> Iterator[_Sample]:
 def _take(sample: _Sample, extension: str, member: Member, tar: Stream, rules: Rules) -> None:
     sample.extensions.append(extension)
     is_image = extension in IMAGE_EXTENSIONS
-    if not is_image and extension not in ("cls", "json"):
+    if not (is_image or (extension == "cls" and rules.in_cls()) or (extension == "json" and rules.json_fields())):
         return
-    most = rules.max_member_bytes if is_image else min(rules.max_member_bytes, _MAX_TEXT_BYTES)
-    flaw = _flaw_of_name(member.name)
-    if member.num_bytes > most:
-        flaw = flaw or f"its .{extension} has {member.num_bytes} bytes; {most} are the most"
-    sample.flaw = sample.flaw or flaw
-    if flaw:
+    sample.flaw = sample.flaw or _flaw_of_name(member.name)
+    if sample.flaw:
         return
-    if is_image:
-        digest = xxhash.xxh3_64()
-        for chunk in tar.chunks(member.num_bytes):
-            digest.update(chunk)
-        sample.images.append((extension, member.start, member.num_bytes, digest.intdigest()))
-    else:
-        sample.texts[extension] = tar.read(member.num_bytes)
+    if not is_image:
+        sample.texts[extension] = tar.read(member.num_bytes) if member.num_bytes <= _MAX_TEXT_BYTES else None
+        return
+    if member.num_bytes > rules.max_member_bytes:
+        sample.flaw = f"its .{extension} has {member.num_bytes} bytes; {rules.max_member_bytes} are the most"
+        return
+    digest = xxhash.xxh3_64()
+    for chunk in tar.chunks(member.num_bytes):
+        digest.update(chunk)
+    sample.images.append((extension, member.start, member.num_bytes, digest.intdigest()))
 
 
 def _flaw_of_name(name: str) -> str | None:
@@ -160,7 +165,7 @@ def _row(sample: _Sample, rules: Rules, *, seen: set[str]) -> tuple[int, int, in
     """Offset, size, label and digest of a sample."""
     if sample.flaw:
         raise Unusable(sample.flaw)
-    has = ", ".join(f".{extension}" for extension in sample.extensions[:8])
+    has = ", ".join(f".{extension[:20]}" for extension in sample.extensions[:8] if extension.isprintable())
     if sample.key in seen:
         raise Unusable(
             f"the key comes twice in the shard (here with {has}); the members of a sample must follow each other, "
@@ -178,13 +183,14 @@ def _row(sample: _Sample, rules: Rules, *, seen: set[str]) -> tuple[int, int, in
 
 
 def _label(sample: _Sample, rules: Rules, *, has: str) -> int:
-    if "cls" in sample.texts and rules.label in (None, "cls"):
-        found: Any = sample.texts["cls"].decode(errors="replace")
-    elif "json" in sample.texts and rules.json_fields():
-        found = _field(sample.texts["json"], rules.json_fields())
-    else:
-        wanted = ".cls" if rules.label == "cls" else ".json" if rules.label else ".cls or .json"
+    extension = next((name for name in ("cls", "json") if name in sample.texts), None)
+    if extension is None:
+        wanted = " or ".join([".cls"] * rules.in_cls() + [".json"] * bool(rules.json_fields()))
         raise Unusable(f"has no label, only {has}; it needs a {wanted}")
+    text = sample.texts[extension]
+    if text is None:
+        raise Unusable(f"its .{extension} has more than {_MAX_TEXT_BYTES} bytes; too many for a label")
+    found: Any = text.decode(errors="replace") if extension == "cls" else _field(text, rules.json_fields())
     if isinstance(found, str) and (match := _NUMBER.fullmatch(found)):
         found = int(match[1])
     if not isinstance(found, int) or isinstance(found, bool):

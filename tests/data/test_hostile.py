@@ -146,6 +146,7 @@ def test_a_pax_header_made_to_harm_is_refused(tmp_path, records, reason):
         ([("k.cls", b"1")], "has no image, only .cls; it needs one of .jpg, .jpeg, .png, .webp"),
         ([("k.gif", b"x"), ("k.cls", b"1")], "has no image, only .gif, .cls"),
         ([("k.jpg", b"x")], "has no label, only .jpg; it needs a .cls or .json"),
+        ([("k.jpg", b"x"), ("k.\x1b[2J", b"x")], "has no label, only .jpg; it needs"),
         ([("k.jpg", b"x"), ("k.json", b'{"a": 1}')], "its .json has no field label or cls for the label; it has 'a'"),
         ([("k.jpg", b"x"), ("k.json", b"[1]")], "for the label; it is no object"),
         ([("k.jpg", b"x"), ("k.json", b"{")], "its .json cannot be read"),
@@ -187,6 +188,18 @@ def test_a_key_that_comes_twice_is_left_out_the_second_time(tmp_path):
 def test_a_member_beyond_the_limit_is_left_out_without_being_read(tmp_path):
     flaws = flaws_of(tmp_path, ("k.jpg", b"x" * 5001), ("k.cls", b"1"), max_member_bytes=5000)
     assert flaws == {"k": "its .jpg has 5001 bytes; 5000 are the most"}
+
+
+def test_a_label_file_too_large_to_be_one_is_not_read_and_harms_only_where_the_label_is_in_it(tmp_path):
+    large = [("k.jpg", b"x"), ("k.json", bytes((16 << 20) + 1))]
+    assert flaws_of(tmp_path, *large) == {"k": "its .json has more than 16777216 bytes; too many for a label"}
+    assert flaws_of(tmp_path, *large, ("k.cls", b"1")) == {}
+    assert flaws_of(tmp_path, *large, ("k.cls", b"1"), label="cls") == {}
+
+
+def test_what_can_hold_no_label_makes_no_sample(tmp_path):
+    assert flaws_of(tmp_path, ("about.json", b"{}"), label="cls") == {}
+    assert list(flaws_of(tmp_path, ("about.json", b"{}"))) == ["about"]
 
 
 @pytest.mark.parametrize(
