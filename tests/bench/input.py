@@ -6,7 +6,8 @@ From JPEGs to uint8 batches of random-resized crops of 224 px, flipped. "small" 
 ImageNet, "large" 1000 x 750 px. Once with one worker on one core, once with as many as there are cores. Everyone is
 started anew in every round and warm before the clock starts; figures are medians of the rounds, ratios those of the
 rounds themselves. "bare loop" is our codec and resizer without anything around them: the ratio to it is what order,
-digests, batches and hand-over cost. Prints one JSON object, a table on stderr; `--out` is rewritten after each figure.
+digests, batches and hand-over cost. `--s3` measures ours from a real S3 server instead (remote.py), in the environment
+of the tests. Prints one JSON object, a table on stderr; `--out` is rewritten after each figure.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from pipeline.data.shards import write_shard
 from pipeline.datasets.source import Sample
 from tests import torchvision_repair
 from tests.bench.loaders import LOADERS, Corpus, Loader
+from tests.bench.remote import compare
 
 SHARDS, PER_SHARD = 4, 64
 CORPORA = {"small": (500, 375, 100_000), "large": (1000, 750, 300_000)}  # width, height, bytes
@@ -193,22 +195,30 @@ def main() -> None:
     told.add_argument("--images", type=int, default=512)
     told.add_argument("--only", nargs="+", help="loaders whose name begins so")
     told.add_argument("--seconds", type=float, default=1500, help="begin nothing new after these")
+    told.add_argument("--s3", action="store_true", help="ours from object storage, beside ours from a folder")
+    told.add_argument("--s3-shards", type=int, default=64, help=f"of {PER_SHARD} images each, that a pass goes over")
     told.add_argument("--out", help="a file for the JSON")
     told.add_argument("--plot", help="a file for a figure")
     asked = told.parse_args()
     torchvision_repair.install()
     chosen = [one for one in LOADERS if not asked.only or any(one.name.startswith(name) for name in asked.only)]
-    bench = Bench(asked, chosen)
+    bench = Bench(asked, [] if asked.s3 else chosen)
     bench.without_absent()
+    if asked.s3:
+        bench.seen["reading"] = []
     with tempfile.TemporaryDirectory() as folder:
         for kind in asked.corpora:
             place = Path(folder, kind)
             place.mkdir()
             corpus = prepare(place, kind)
             bench.seen[f"{kind}_bytes"] = round(statistics.mean(path.stat().st_size for path in corpus.files))
+            if asked.s3:
+                compare(asked, bench.seen, corpus, kind=kind, folder=place)
+                bench.keep()
+                continue
             for workers in sorted({1, len(os.sched_getaffinity(0))}):
                 bench.run(corpus, kind=kind, workers=workers)
-    if asked.plot:
+    if asked.plot and not asked.s3:
         _plot(bench.seen, asked.plot)
     print(json.dumps(bench.seen))
 

@@ -245,6 +245,38 @@ def dali(corpus: Corpus, workers: int) -> Batches:
         yield len(images.as_array())
 
 
+def spdl(corpus: Corpus, workers: int) -> Batches:
+    """Crop, resize and flip by FFmpeg's filters, in SPDL's threads."""
+    import spdl.io
+    from spdl.pipeline import PipelineBuilder
+
+    rng = np.random.default_rng()
+
+    def in_random_order() -> Iterator[tuple[Path, str]]:
+        while True:
+            for number in rng.permutation(len(corpus.files)).tolist():
+                area, left, top = rng.uniform(0.05, 1), rng.random(), rng.random()
+                aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+                size = f"'min(iw,sqrt(iw*ih*{area * aspect}))':'min(ih,sqrt(iw*ih*{area / aspect}))'"
+                crop = f"crop={size}:'(iw-ow)*{left}':'(ih-oh)*{top}'"
+                flip = ",hflip" if rng.random() < 0.5 else ""
+                scale = f"scale={VIEW_PX}:{VIEW_PX}:flags=bilinear,format=pix_fmts=rgb24"
+                yield corpus.files[number], f"{crop},{scale}{flip}"
+
+    def decoded(asked: tuple[Path, str]) -> Any:
+        return spdl.io.decode_packets(spdl.io.demux_image(asked[0].read_bytes()), filter_desc=asked[1])
+
+    def batched(frames: list[Any]) -> np.ndarray:
+        return spdl.io.to_numpy(spdl.io.convert_frames(frames))
+
+    built = PipelineBuilder().add_source(in_random_order()).pipe(decoded, concurrency=workers).aggregate(BATCH)
+    pipeline = built.pipe(batched).add_sink(2).build(num_threads=workers)
+    with pipeline.auto_stop():
+        for images_BHWC in pipeline.get_iterator():
+            assert images_BHWC.shape[1:] == (VIEW_PX, VIEW_PX, 3)
+            yield len(images_BHWC)
+
+
 LOADERS = (
     Loader("ours", ours),
     Loader("ours, in a process apart", ours_apart),
@@ -255,4 +287,5 @@ LOADERS = (
     Loader("LitData, Pillow", litdata, ("litdata",)),
     Loader("Ray Data, Pillow", ray_data, ("ray",)),
     Loader("DALI, CPU", dali, ("nvidia.dali",)),
+    Loader("SPDL, FFmpeg", spdl, ("spdl.io", "spdl.pipeline")),
 )

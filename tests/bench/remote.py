@@ -1,0 +1,157 @@
+"""Ours from object storage beside ours from a folder, in interleaved rounds: what `input.py --s3` measures.
+
+A real S3 server (OpenStack Swift, tests/s3_server.py) has one core, we have another. Every round from S3 begins with an
+empty cache, and takes one pass over shards of which a part is in use at once, so that they are fetched all the time.
+"reading" is what HTTP costs us: nothing but reading, by whole shards to memory and by single samples.
+"""
+
+import argparse
+import contextlib
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline import storage
+from pipeline.data.cache import ShardCache
+from pipeline.data.dataset import Manifest, shard_uri, write_manifest
+from pipeline.data.plan import Plan
+from pipeline.data.reader import Reader
+from pipeline.data.shards import write_shard
+from pipeline.data.split import Split
+from pipeline.data.view import TrainView
+from pipeline.datasets.source import Sample
+from tests.bench.loaders import BATCH, VIEW_PX, Corpus
+from tests.s3_server import Endpoint, s3_server
+
+BUCKET = "bench"
+LANES, WINDOW = 4, 32  # about 20 shards of 64 are in use at once
+WARM_BATCHES = 2
+SINGLY = 8  # shards; a request takes tens of milliseconds
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[None]:
+    """The server on the second of our cores and this process on the first; its storage is then at s3://bench."""
+    every = sorted(os.sched_getaffinity(0))
+    if len(every) < 2:
+        raise SystemExit("--s3: needs two cores, one for the server")
+    try:
+        os.sched_setaffinity(0, every[1:2])  # what it starts stays there
+        with s3_server(folder) as endpoint:
+            os.sched_setaffinity(0, every[:1])
+            _enter(endpoint)
+            yield
+    finally:
+        os.sched_setaffinity(0, every)
+
+
+def _enter(endpoint: Endpoint) -> None:
+    import boto3.session
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ |= {
+        "AWS_ENDPOINT_URL": endpoint.url,
+        "AWS_ACCESS_KEY_ID": endpoint.access_key,
+        "AWS_SECRET_ACCESS_KEY": endpoint.secret_key,
+        "AWS_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "NO_PROXY": "127.0.0.1",
+    }
+    boto3.session.Session(region_name="us-east-1").client("s3").create_bucket(Bucket=BUCKET)
+
+
+def write_many(corpus: Corpus, folder: Path, *, shards: int) -> str:
+    """A data set of so many shards, in which the images of the corpus come again and again."""
+    images, uri, written = [path.read_bytes() for path in corpus.files], str(folder), []
+    for shard in range(shards):
+        numbers = range(shard * corpus.per_shard, (shard + 1) * corpus.per_shard)
+        some = [(i, Sample(f"{i}", images[i % len(images)], "jpg", 0)) for i in numbers]
+        written.append(write_shard(uri, name=f"train/{shard:06d}.tar", samples=some))
+    counts = {"train": (shards * corpus.per_shard,)}
+    write_manifest(uri, Manifest("bench", ("one",), {"train": tuple(written)}, counts, {}, 0))
+    return uri
+
+
+def sent(uri: str, *, name: str) -> str:
+    """The same data set in the bucket."""
+    there = f"s3://{BUCKET}/{name}"
+    for file in storage.listing(uri):
+        storage.upload(Path(uri, file), storage.join(there, file))
+    return there
+
+
+def pass_rate(uri: str, *, folder: Path) -> float:
+    """Images a second of a Reader of one thread over one pass, with a cache that is empty and new."""
+    with tempfile.TemporaryDirectory(dir=folder) as cache, Split(uri, split="train") as split:
+        sizes = split.manifest.shard_sizes("train")
+        plan = Plan(sizes, global_batch=BATCH, seed=0, lanes=LANES, window=WINDOW)
+        about: dict[str, Any] = {"split": "train", "plan": plan, "view": TrainView(VIEW_PX), "seed": 0, "threads": 1}
+        with Reader(uri, cache=ShardCache(cache), **about) as reader:
+            batches = reader.batches()
+            for _ in range(WARM_BATCHES):
+                next(batches)
+            began, timed = time.perf_counter(), plan.steps_per_epoch - WARM_BATCHES
+            for _ in range(timed):
+                next(batches)
+            took_s = time.perf_counter() - began
+            batches.close()  # type: ignore[attr-defined]  # a generator
+    return timed * BATCH / took_s
+
+
+def download(split: Split) -> int:
+    """Every shard to a file in memory; how many bytes."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        for shard in split.shards:
+            storage.download(shard_uri(split.uri, shard), Path(folder, "shard"))
+    return sum(shard.num_bytes for shard in split.shards)
+
+
+def read_samples(split: Split) -> int:
+    """Every sample of some shards, one after the other; how many bytes."""
+    total = 0
+    for number, shard in enumerate(split.shards[:SINGLY]):
+        index = split.index(number)
+        for start, size in zip(index.offset_S.tolist(), index.size_S.tolist(), strict=True):
+            total += len(storage.read(shard_uri(split.uri, shard), start=start, stop=start + size))
+    return total
+
+
+def cost(read: Callable[[Split], int], split: Split) -> tuple[float, float]:
+    """CPU seconds of this process for a GB, and MB a second."""
+    began, began_cpu = time.perf_counter(), time.process_time()
+    num_bytes = read(split)
+    return (time.process_time() - began_cpu) / (num_bytes / 1e9), num_bytes / 1e6 / (time.perf_counter() - began)
+
+
+def compare(asked: argparse.Namespace, seen: dict[str, Any], corpus: Corpus, *, kind: str, folder: Path) -> None:
+    """All rounds over one corpus; adds to `results` and to `reading` of `seen`."""
+    with served(folder / "s3"):
+        here = write_many(corpus, folder / "many", shards=asked.s3_shards)
+        there = sent(here, name=kind)
+        rates: dict[str, list[float]] = {"ours, from a folder": [], "ours, from S3": []}
+        costs: dict[str, list[tuple[float, float]]] = {"download": [], "read samples": []}
+        with Split(there, split="train") as split:
+            for _ in range(asked.rounds):
+                for name, uri in zip(rates, (here, there), strict=True):
+                    rates[name].append(pass_rate(uri, folder=folder))
+                for name, read in zip(costs, (download, read_samples), strict=True):
+                    costs[name].append(cost(read, split))
+    near = rates["ours, from a folder"]
+    for name, found in rates.items():
+        ratio = statistics.median(mine / other for mine, other in zip(found, near, strict=True))
+        row = {"corpus": kind, "workers": 1, "loader": name, "images_per_s": round(statistics.median(found), 1)}
+        seen["results"].append(
+            row | {"this_over_folder": round(ratio, 3), "rounds": [round(rate, 1) for rate in found]}
+        )
+        print(f"{kind:6} 1 {name:32} {row['images_per_s']:8.1f} images/s   this / folder {ratio:.2f}", file=sys.stderr)
+    for name, pairs in costs.items():
+        cpu_s, mb_per_s = (round(statistics.median(column), 3) for column in zip(*pairs, strict=True))
+        row = {"corpus": kind, "how": name, "cpu_s_per_gb": cpu_s, "mb_per_s": mb_per_s}
+        seen["reading"].append(row | {"rounds_cpu_s_per_gb": [round(pair[0], 3) for pair in pairs]})
+        print(f"{kind:6} 1 {name:32} {cpu_s:8.2f} CPU s/GB  {mb_per_s:.0f} MB/s", file=sys.stderr)
