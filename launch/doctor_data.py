@@ -67,6 +67,7 @@ class Asked:
             *(rate, self.images_per_s is not None, machine.name, self.gpus),
             stage="pretrain" if self.stage is None else self.stage.name,
             threads=2 if config is None else config.reading.threads,
+            cpus_per_reader=2.0 if self.stage is None else self.stage.resources.cpus_per_reader,
         )
 
 

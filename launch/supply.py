@@ -45,7 +45,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Need:
-    """What `gpus` of this machine take in, and how their readers are set up: of stage `stage`, `threads` a GPU."""
+    """What `gpus` of this machine take in, and how stage `stage` reads: by `threads` a GPU, or by readers elsewhere."""
 
     images_per_s_per_gpu: float
     measured: bool
@@ -53,6 +53,7 @@ class Need:
     gpus: int
     stage: str
     threads: int
+    cpus_per_reader: float
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class Supply:
 
 @dataclass(frozen=True)
 class Outlook:
-    """A supply against a need. `threads` of each GPU's reader are as many as help here; `readers` of as many threads
-    would make up for cores that are missing. Waiting is a share of the time, with `threads` and as the recipe is set.
+    """A supply against a need. `threads` of each GPU's reader are as many as help here; where cores are missing, that
+    many `readers` on other machines would do it all. Waiting is a share of the time, with `threads` and as it is set.
     """
 
     cores_per_gpu: float
@@ -113,11 +114,11 @@ def outlook(measured: Measured, need: Need) -> Outlook:
     found, rate = supply(measured, gpus=need.gpus), need.images_per_s_per_gpu
     core_s, total = found.core_ms / 1000, need.gpus * need.images_per_s_per_gpu
     threads = min(math.ceil(rate * core_s), max(1, int(found.cores_for_reading / need.gpus)))
-    missing_cores = max(0.0, total * core_s - found.cores_for_reading)
+    enough = total * core_s <= found.cores_for_reading
     return Outlook(
         cores_per_gpu=rate * core_s,
         threads=threads,
-        readers=math.ceil(missing_cores / threads),
+        readers=0 if enough else math.ceil(total * core_s / need.cpus_per_reader),
         wait_share=max(0.0, 1 - found.images_per_s / total),
         wait_share_as_set=max(0.0, 1 - min(found.images_per_s, need.gpus * need.threads / core_s) / total),
     )

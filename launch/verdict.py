@@ -149,11 +149,10 @@ def _remedies(measured: Measured, need: Need) -> Iterator[str]:
         if rate >= need.gpus * need.images_per_s_per_gpu:
             return
         if name in ("decode", "cores"):
-            here, there = (
-                _set(need, f"reading.threads={ahead.threads}"),
-                _set(need, f"resources.readers={ahead.readers}"),
-            )
-            yield f"{here} {there} (on CPU nodes); or prepare smaller images"
+            elsewhere = f"so many processes of {need.cpus_per_reader:g} CPUs on other machines read it all"
+            yield f"{_set(need, f'resources.readers={ahead.readers}')}: {elsewhere}; or prepare smaller images"
+            if ahead.wait_share_as_set - ahead.wait_share >= LEAST_WAIT:
+                yield f"{_set(need, f'reading.threads={ahead.threads}')} gets the most out of this machine"
         elif name == "network":
             gib = math.ceil(1.1 * measured.data.num_bytes / 2**30)
             yield f"{_set(need, f'reading.cache_gib={gib}')} holds all after one epoch; or bring the data nearer"

@@ -97,7 +97,7 @@ def test_a_need_that_was_measured_is_taken_at_its_word(shards):
 def test_every_figure_of_the_json_has_its_unit_in_its_name(shards):
     found = json.loads(doctor(shards, "--images-per-s", "5", "--output", "json").stdout)
     units = re.compile(
-        r"_(px|bytes|ms|per_s|per_gb|per_gpu)$|per_s_by_limit|num_|cores|gpus|threads|processes|readers|share"
+        r"_(px|bytes|ms|per_s|per_gb|per_gpu|per_reader)$|per_s_by_limit|num_|cores|gpus|threads|processes|readers|share"
         r"|at_once|looked_at|corrupt|scaling"
     )
     numbers = {path for path, value in figures(found).items() if type(value) in (int, float)}

@@ -27,7 +27,7 @@ FAR = Measured(
 NEAR = dataclasses.replace(
     FAR, data=dataclasses.replace(DATA, is_local=True), requests=None, cache=None, live_bytes=None
 )
-NEED = Need(500, False, "H100", 8, stage="pretrain", threads=2)
+NEED = Need(500, False, "H100", 8, stage="pretrain", threads=2, cpus_per_reader=2.0)
 
 
 def of(measured: Measured = FAR, **changes) -> Measured:
@@ -83,13 +83,14 @@ def test_a_need_that_is_met_leaves_nobody_waiting():
 def test_a_need_that_is_not_met_says_what_is_missing_and_how_long_gpus_would_wait():
     found = outlook(NEAR, needing(1500))
     assert found.cores_per_gpu == pytest.approx(2.4)
-    assert (found.threads, found.readers) == (1, 12), "19.2 cores, of which 8 are here"
+    assert (found.threads, found.readers) == (1, 10), "19.2 cores, of which 8 are here"
     assert found.wait_share == pytest.approx(1 - 5000 / 12_000)
     said = last(NEAR, needing(1500))
     assert said.state == "warn"
     assert said.found == ("not enough, 5,000 of 12,000 images/s: decoding limits, GPUs would wait 58% of the time")
     assert said.remedy == (
-        "--set pretrain.reading.threads=1 --set pretrain.resources.readers=12 (on CPU nodes); or prepare smaller images"
+        "--set pretrain.resources.readers=10: so many processes of 2 CPUs on other machines read it all; "
+        "or prepare smaller images"
     )
 
 
@@ -107,7 +108,7 @@ def test_every_limit_below_the_need_has_its_remedy_the_lowest_first():
     assert [remedy.split()[1].partition("=")[0] for remedy in last(slow, needing(1500)).remedy.splitlines()] == [
         "pretrain.reading.cache_gib",
         "pretrain.reading.cache",
-        "pretrain.reading.threads",
+        "pretrain.resources.readers",
     ]
 
 
