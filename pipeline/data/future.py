@@ -61,9 +61,10 @@ def lane_shares(plan: Plan, slots: Slice) -> NDArray[np.float64]:
 def next_uses(plan: Plan, step: int, *, slots: Slice, epochs: int = EPOCHS) -> Ints:
     """The first global step after `step` at which slots [start, stop) may need each shard, int64[N].
 
-    It may be up to two windows early, but is never late. NEVER if they need it in none of the next `epochs`.
+    `step` -1 is before the first. It may be up to two windows early, but is never late. NEVER if they need it neither
+    in the epoch of the step that follows nor in the next `epochs`.
     """
-    epoch = step // plan.steps_per_epoch
+    epoch = (step + 1) // plan.steps_per_epoch
     next_N = first_uses(plan, range(epoch + 1, epoch + 1 + epochs), slots=slots)
     now = pieces(plan, epoch, slots)
     to_come = now.last_P > step

@@ -4,13 +4,14 @@ Dimension key: N shards.
 """
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from pipeline.data.future import EPOCHS, Slice, first_uses, pieces
-from pipeline.data.live import whole_shards
+from pipeline.data.live import LOOKAHEAD, whole_shards
 from pipeline.data.plan import Plan
 
 
@@ -25,13 +26,17 @@ class Outlook:
             raise ValueError(f"slots: must be (start, stop) within a batch of {plan.global_batch}, got {slots}")
         self._plan, self._slots = plan, slots
         self.order = xxhash.xxh3_64_hexdigest(repr((plan, slots)).encode())
-        self._step, self._epoch = 0, -1
+        self._step, self._epoch = -1, -1
         self._lock = threading.Lock()
         self._whole: dict[int, NDArray[np.bool_]] = {}
 
     def reach(self, step: int) -> None:
-        """Reading has come to global batch `step`."""
+        """Global batch `step` and all before it have been read."""
         self._step = step
+
+    def is_done(self, shards: Sequence[int]) -> list[bool]:
+        """Whether none of these is needed before long: then it need not stay open."""
+        return [self.next_use(shard) - self._step > 2 * LOOKAHEAD for shard in shards]
 
     def whole(self, epoch: int) -> NDArray[np.bool_]:
         """Which shards this machine should have whole in an epoch, bool[N] (see `live.whole_shards`)."""
@@ -45,7 +50,7 @@ class Outlook:
         """The first global step after the one reached at which a shard may be needed; NEVER if none is in sight."""
         step = self._step
         with self._lock:
-            self._look(step // self._plan.steps_per_epoch)
+            self._look((step + 1) // self._plan.steps_per_epoch)
             some = slice(*np.searchsorted(self._shard_P, (shard, shard + 1)))
             first, last = self._first_P[some], self._last_P[some]
             later = int(self._later_N[shard])

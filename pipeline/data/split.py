@@ -23,6 +23,7 @@ from pipeline.data.outlook import Outlook
 from pipeline.storage.counters import Sums
 
 _FETCHERS = 4
+_SWEEP = 8  # steps between two looks at what may be let go
 _MAX_OPEN = 384  # shards; a process may usually have 1024 files open
 
 
@@ -57,8 +58,8 @@ class Counts:
 class Split:
     """The samples of `split` of the data set at `uri`; safe to read from many threads, closed by `close` or `with`.
 
-    A shard is let go, and may then leave the cache, when `keep_uses` uses of others (reads, fetches) followed its last.
-    With an `outlook` the cache is told when it will be needed again.
+    A shard is let go, and may then leave the cache, when `keep_uses` uses of others (reads, fetches) followed its last;
+    with an `outlook`, as soon as it is done with (`reach`), and the cache is told when it will be needed again.
     """
 
     def __init__(
@@ -160,6 +161,22 @@ class Split:
                 self._ahead = Ahead(self._read_ahead)
         about = self.shards[shard]
         return self._ahead.begin((shard, number), num_bytes=about.num_bytes // about.num_samples)
+
+    def reach(self, step: int) -> None:
+        """Global batch `step` and all before it have been read: let go of what the outlook says is done with."""
+        if self._outlook is None or self.is_local:
+            return
+        self._outlook.reach(step)
+        if step % _SWEEP:
+            return
+        with self._lock:
+            shards = list(self._entries)
+        is_done = dict(zip(shards, self._outlook.is_done(shards), strict=True))
+        with self._lock:
+            done = [(shard, self._entries.pop(shard)) for shard in shards if is_done[shard] and shard in self._entries]
+            self._no_room = self._no_room and not done
+        for shard, entry in done:
+            self._note_next_use(shard, entry)
 
     def fetch(self, shard: int) -> None:
         """Have a shard of object storage on this machine, if there is room; waits for it."""

@@ -102,7 +102,7 @@ def upload(path: Path, uri: str) -> None:
 def download(uri: str, path: Path) -> None:
     bucket, key = _object(uri)
     with folder_error.explained(str(path), "write"), _explained(uri, "read", bucket):
-        head = client().head_object(Bucket=bucket, Key=key)
+        head = _head(bucket, key)
         num_bytes, etag = head["ContentLength"], head.get("ETag")
         with local.replacement(path) as file, ThreadPoolExecutor(RANGES_AT_ONCE) as pool:
             descriptor = file.fileno()
@@ -135,7 +135,7 @@ def exists(uri: str) -> bool:
 def size(uri: str) -> int:
     bucket, key = _object(uri)
     with _explained(uri, "look up", bucket):
-        return client().head_object(Bucket=bucket, Key=key)["ContentLength"]
+        return _head(bucket, key)["ContentLength"]
 
 
 def listing(uri: str) -> list[str]:
@@ -176,6 +176,14 @@ def _explained(uri: str, action: str, bucket: str) -> AbstractContextManager[Non
     with s3_error.explained(uri, action, bucket=bucket, endpoint="the S3 endpoint"):
         endpoint = client().meta.endpoint_url
     return s3_error.explained(uri, action, bucket=bucket, endpoint=endpoint)
+
+
+def _head(bucket: str, key: str) -> dict[str, Any]:
+    def work(attempt: Attempt) -> dict[str, Any]:
+        with checked_by(attempt.check):
+            return client(is_fresh=attempt.is_second).head_object(Bucket=bucket, Key=key)
+
+    return _hedges.run(work, num_bytes=0)
 
 
 def _writer(bucket: str, key: str) -> str | None:

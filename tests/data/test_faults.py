@@ -8,7 +8,7 @@ from pipeline import storage
 from pipeline.data.cache import ShardCache
 from pipeline.data.dataset import read_manifest
 from pipeline.data.reader import Reader
-from pipeline.storage import s3_client
+from pipeline.storage import hedge, s3, s3_client
 from tests.fault_proxy import Fault, FaultProxy, fault_proxy
 
 RAIN = {
@@ -58,6 +58,7 @@ def test_two_epochs_through_a_storm_are_those_of_fair_weather(folder, bucket, pr
     size = {} if room == "whole shards" else {"capacity_bytes": largest}
     proxy.rain(RAIN, seed=1)
     proxy.inject(Fault("hang", match=".tar", times=2, seconds=30))  # at half a percent there may be none
+    proxy.inject(Fault("stall", match=".tar ", times=2, after_bytes=700, seconds=30))
     found = []
     for epoch in range(2):  # a cache of its own each time
         cache = ShardCache(str(tmp_path / f"cache-{epoch}"), **size)
@@ -66,6 +67,43 @@ def test_two_epochs_through_a_storm_are_those_of_fair_weather(folder, bucket, pr
     assert found == expected
     if size:  # enough requests that every kind of fault met some
         assert {"reset", "cut", "delay", "refuse"} <= set(proxy.rained), dict(proxy.rained)
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Hedges after a fifth of a second, and time-outs as long as they really are."""
+    monkeypatch.setattr(hedge, "LEAST_S", 0.2)
+    monkeypatch.setattr(s3, "_hedges", hedge.Hedges())
+    monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 20)
+    monkeypatch.setenv("AWS_PROFILE_UNUSED", "so that the client is made anew")
+
+
+@pytest.mark.parametrize("room", ["whole shards", "one shard, the rest by ranges"])
+def test_requests_that_hang_hold_up_no_epoch(folder, bucket, proxy, eager, tmp_path, room):
+    """Each would for 20 s by its time-out. The first request for every shard does, and what is asked beside it not."""
+    expected = read(str(folder), threads=1, stop=STEPS // 2)
+    largest = max(shard.num_bytes for shard in shards_of(bucket))
+    size = {} if room == "whole shards" else {"capacity_bytes": largest}
+    for number, shard in enumerate(shards_of(bucket)):
+        where = storage.join(bucket, shard.name).removeprefix("s3:/")
+        proxy.inject(Fault(("hang", "stall")[number % 2], match=f"GET {where} ", after_bytes=300, seconds=60))
+    before = storage.counters()
+    found = read(bucket, threads=4, cache=ShardCache(str(tmp_path / "cache"), **size), stop=STEPS // 2)
+    assert found == expected
+    after = storage.counters()
+    assert after.hedges_won - before.hedges_won >= len(SIZES)
+    assert after.retries == before.retries
+
+
+def test_an_object_that_was_overwritten_is_told_where_a_hedge_fetched_it(bucket, proxy, eager, tmp_path):
+    shard = shards_of(bucket)[2]
+    where = storage.join(bucket, shard.name)
+    storage.write(where, storage.read(where)[::-1])
+    for method in ("HEAD", "GET"):
+        proxy.inject(Fault("hang", match=f"{method} {where.removeprefix('s3:/')} ", seconds=60))
+    with pytest.raises(ValueError, match=rf"{where}: .*overwritten or damaged"):
+        ShardCache(str(tmp_path / "cache")).fetch(bucket, shard)
+    assert list((tmp_path / "cache").glob("*.tar")) == []
 
 
 def test_an_object_that_was_overwritten_is_named_with_what_to_do(bucket, tmp_path):

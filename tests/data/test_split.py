@@ -201,7 +201,13 @@ def test_what_is_wrong_with_a_sample_read_ahead_is_told_when_it_is_wanted(bucket
 class Oracle:
     """In the place of an Outlook."""
 
-    order = "oracle"
+    order, step = "oracle", 0
+
+    def reach(self, step: int) -> None:
+        self.step = step
+
+    def is_done(self, shards: list[int]) -> list[bool]:
+        return [shard < 2 for shard in shards]
 
     def next_use(self, shard: int) -> int:
         return (500, 100, 300)[shard]
@@ -216,6 +222,20 @@ def test_a_shard_that_is_let_go_leaves_word_of_its_next_use(bucket, manifest, ca
         assert word.read_text() == "oracle 500\n"
         split.fetch(1)
     assert (cache.folder / f"{split.shards[1].digest}.next").read_text() == "oracle 100\n"
+
+
+def test_what_is_done_with_is_let_go_at_once(bucket, manifest, cache):
+    oracle = Oracle()
+    with Split(URI, split="train", cache=cache, outlook=oracle) as split:
+        split.fetch(0)
+        split.read(2, 0)
+        split.reach(7)
+        assert set(split._entries) == {0, 2}
+        split.reach(8)
+        assert set(split._entries) == {2}
+        assert oracle.step == 8
+        assert (cache.folder / f"{split.shards[0].digest}.next").read_text() == "oracle 500\n"
+        assert split.read(0, 1)[0] == jpeg_of(1)
 
 
 def test_what_is_needed_last_makes_room(bucket, manifest, cache):
