@@ -22,8 +22,8 @@ class Resources:
     """Where a stage runs. Never part of its identity: changing it rebuilds nothing.
 
     `workers` is the size of a gang (or the most tasks at once, where None means as many as fit). With `readers` that
-    many processes elsewhere read and decode for the gang; 0 leaves that to its own machines. `readers_on` names the
-    custom resource of Ray that the machines for them offer; None takes any with free CPUs.
+    many processes elsewhere read and decode for the gang; 0 leaves that to its own machines. `workers_on` and
+    `readers_on` name custom resources of Ray that the machines for them offer; None takes any that have room.
     """
 
     workers: int | None = None
@@ -32,6 +32,7 @@ class Resources:
     max_restarts: int = 3
     readers: int = 0
     cpus_per_reader: float = 2.0
+    workers_on: str | None = None
     readers_on: str | None = None
 
     def __post_init__(self) -> None:

@@ -123,7 +123,7 @@ def test_stages_that_share_a_need_share_it_after_a_change():
         (
             "shards/digits.resources.gpus=1",
             "shards/digits.resources.gpus: no field 'gpus' in Resources; it has workers, gpus_per_worker, "
-            "cpus_per_worker, max_restarts, readers, cpus_per_reader, readers_on",
+            "cpus_per_worker, max_restarts, readers, cpus_per_reader, workers_on, readers_on",
         ),
         ("shards/digits", "expected stage.path=value, got 'shards/digits'"),
         ("shards/digits.size", "expected stage.path=value, got 'shards/digits.size'"),

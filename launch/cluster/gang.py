@@ -36,8 +36,11 @@ def run(
 ) -> Any:
     """As `pipeline.stage.Cluster.gang`, with `hosts` at the members' disposal."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    mailbox = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=4).remote()
+    # Here, so that no other machine takes the messages with it when it is lost.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=4, scheduling_strategy=here).remote()
     ended: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
 
     def hear(message: Mapping[str, Any]) -> None:
@@ -145,8 +148,9 @@ def _member(config: Mapping[str, Any]) -> Any:
 
 
 def _wanted(resources: Resources) -> dict[str, float]:
-    wanted = {"CPU": resources.cpus_per_worker}
-    return wanted | {"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else wanted
+    wanted = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    wanted |= {resources.workers_on: 1.0} if resources.workers_on else {}
+    return {name: number for name, number in wanted.items() if number or name != "GPU"}
 
 
 def _environment(resources: Resources) -> dict[str, str]:

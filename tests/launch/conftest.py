@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from launch.cluster.machines import QUIET
 from launch.recipe import load
 from pipeline import runner
+
+os.environ |= QUIET  # Ray looks at its environment once, when it is imported
 
 ROOT = Path(__file__).parents[2]
 RECIPE = str(Path(__file__).with_name("small.py"))
