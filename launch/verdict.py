@@ -98,7 +98,9 @@ def _of_cores(measured: Measured) -> Iterator[Finding]:
         yield Finding(what, "ok", f"{_count(first.images_per_s)} images/s with 1 thread{more}")
     for rate in measured.readers:
         if rate.processes > 1:
-            found = f"{_count(rate.images_per_s)} images/s together, {rate.threads} x {rate.processes} threads"
+            found = (
+                f"{_count(rate.images_per_s)} images/s together, {rate.threads} thread{'s' * (rate.threads > 1)} each"
+            )
             yield Finding(f"{rate.processes} apart", "ok", found)
 
 
@@ -155,7 +157,7 @@ def _remedies(measured: Measured, need: Need) -> Iterator[str]:
                 yield f"{_set(need, f'reading.threads={ahead.threads}')} gets the most out of this machine"
         elif name == "network":
             gib = math.ceil(1.1 * measured.data.num_bytes / 2**30)
-            yield f"{_set(need, f'reading.cache_gib={gib}')} holds all after one epoch; or bring the data nearer"
+            yield f"{_set(need, f'reading.cache_gib={gib}')} or more keeps all here after one epoch; or bring the data nearer"
         elif name == "cache disk":
             yield f"{_set(need, 'reading.cache=FOLDER')} on a faster disk, such as a local NVMe"
         else:
