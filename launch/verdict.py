@@ -157,7 +157,7 @@ def _remedies(measured: Measured, need: Need) -> Iterator[str]:
                 yield f"{_set(need, f'reading.threads={ahead.threads}')} gets the most out of this machine"
         elif name == "network":
             gib = math.ceil(1.1 * measured.data.num_bytes / 2**30)
-            yield f"{_set(need, f'reading.cache_gib={gib}')} or more keeps all here after one epoch; or bring the data nearer"
+            yield f"{_set(need, f'reading.cache_gib={gib}')} keeps all here after one epoch; or bring the data nearer"
         elif name == "cache disk":
             yield f"{_set(need, 'reading.cache=FOLDER')} on a faster disk, such as a local NVMe"
         else:
