@@ -32,13 +32,30 @@ class Kind(StrEnum):
     webdataset = "webdataset"
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a table, None where the usual one is meant."""
+class Folders(StrEnum):
+    """Which folder of a member of a tar is its class."""
 
-    image: str | None = None
-    label: str | None = None
-    split: str | None = None
+    first = "first"
+    last = "last"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source is read where its kind leaves a choice; None where the usual is meant."""
+
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    classes: str | None = None
+    class_folder: Folders | None = None
+
+
+_CHOICES = {
+    Kind.folder: (),
+    Kind.archive: ("class_folder",),
+    Kind.table: ("image_column", "label_column", "split_column", "classes"),
+    Kind.webdataset: ("label_column", "classes"),
+}
 
 
 def build(
@@ -53,6 +70,7 @@ def build(
     min_side_px: Annotated[int | None, typer.Option(help="Leave out images with a shorter side.")] = None,
     max_aspect: Annotated[float | None, typer.Option(help="Leave out images longer than this.")] = None,
     classes: Annotated[str | None, typer.Option(metavar="FILE", help="Names of the classes, one a line.")] = None,
+    class_folder: Annotated[Folders | None, typer.Option(help="Of members of a tar. Default: first.")] = None,
     image_column: Annotated[str | None, typer.Option(help="Of a table. Default: image.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Of a table, or field of .json. Default: label.")] = None,
     split_column: Annotated[str | None, typer.Option(help="Of a table. Default: none.")] = None,
@@ -63,12 +81,11 @@ def build(
 ) -> None:
     """Make shards of labelled images. The same command goes on where a killed one stopped."""
     with errors(debug=debug):
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         from pipeline.stages.prepare import Prepare
 
-        columns = Columns(image_column, label_column, split_column)
+        reading = Reading(image_column, label_column, split_column, classes, class_folder)
         config = Prepare(
-            source_of(source, kind=kind, holdout=holdout, classes=classes, columns=columns),
+            source_of(source, kind=kind, holdout=holdout, reading=reading),
             samples_per_shard=samples_per_shard,
             seed=seed,
             max_corrupt=max_corrupt,
@@ -80,7 +97,7 @@ def build(
         typer.echo(summary(result, out=out))
 
 
-def source_of(path: str, *, kind: Kind | None, holdout: float, classes: str | None, columns: Columns) -> Any:
+def source_of(path: str, *, kind: Kind | None, holdout: float, reading: Reading) -> Any:
     """The source that is meant. ValueError for an option that is not of its kind, or if it looks like none."""
     from pipeline.datasets.archive import Archive
     from pipeline.datasets.folder import Folder
@@ -92,23 +109,21 @@ def source_of(path: str, *, kind: Kind | None, holdout: float, classes: str | No
     if kind is None:
         kind = guessed(path)
         log.info("%s: read as %s; --kind says otherwise", path, kind.value)
-    given = {"--image-column": columns.image, "--label-column": columns.label, "--split-column": columns.split}
-    given["--classes"] = classes
-    usable = {Kind.table: set(given), Kind.webdataset: {"--label-column", "--classes"}}.get(kind, set())
-    if foreign := [option for option, value in given.items() if value is not None and option not in usable]:
-        raise ValueError(f"{foreign[0]}: does not go with --kind {kind.value}; leave it out, or name another kind")
-    names = _classes(classes) if classes else ()
+    if foreign := [name for name, value in vars(reading).items() if value is not None and name not in _CHOICES[kind]]:
+        option = foreign[0].replace("_", "-")
+        raise ValueError(f"--{option}: does not go with --kind {kind.value}; leave it out, or name another kind")
+    names = _classes(reading.classes) if reading.classes else ()
     if kind is Kind.folder:
         return Folder(path, holdout)
     if kind is Kind.archive:
-        return Archive(path, holdout)
+        return Archive(path, holdout, class_folder=(reading.class_folder or Folders.first).value)
     if kind is Kind.webdataset:
-        return WebShards(path, classes=names, label=columns.label or "label", holdout=holdout)
+        return WebShards(path, classes=names, label=reading.label_column or "label", holdout=holdout)
     return Table(
         path,
-        image=columns.image or "image",
-        label=columns.label or "label",
-        split=columns.split or "",
+        image=reading.image_column or "image",
+        label=reading.label_column or "label",
+        split=reading.split_column or "",
         classes=names,
         holdout=holdout,
     )
@@ -174,6 +189,8 @@ def make(config: "Prepare", *, out: str, address: str | None) -> Mapping[str, An
         started = time.monotonic()
         log.info("starting Ray (%s)", address or "local")
         with connected(address=address) as cluster:
+            # Only now, since Ray has a handler of its own, which would abort.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             result = prepare(config, out=out, cluster=cluster, track=Untracked())
         wall_s = time.monotonic() - started
         record.write(out, replace(begun, config=encode(config), result=result, wall_s=wall_s))
@@ -216,6 +233,12 @@ def summary(result: Mapping[str, Any], *, out: str) -> str:
     from pipeline.data.quarantine import quarantine_uri
 
     manifest = read_manifest(out)
+    if len(manifest.classes) == 1:
+        log.warning(
+            "all images are of one class, %s: if that is a folder above the classes, name the one that holds them; "
+            "for a tar, give --class-folder last",
+            manifest.classes[0],
+        )
     lines = [
         f"{out}: {result['samples']} samples of {result['classes']} classes, "
         f"{result['bytes'] / 1e6:.1f} MB in {result['shards']} shards"

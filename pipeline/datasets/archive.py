@@ -92,8 +92,8 @@ class Tar:
         of = self.of if len(parts) == 1 else parts[0 if self.source.class_folder == "first" else -2]
         if of is None:
             raise ValueError(
-                f"{self.uri}: {member.name} lies in no folder that would be its class; pack <class>/<image>, one tar "
-                "per class into a tar or a folder, or list images and labels in a table"
+                f"{self.uri}: {naming.shown(member.name)} lies in no folder that would be its class; pack "
+                "<class>/<image>, one tar per class into a tar or a folder, or list images and labels in a table"
             )
         split = self.split or naming.held_out(name, self.source.holdout)
         found.add(name, split=split, of=None if fault else of, offset=member.start, size=member.size, refused=fault)

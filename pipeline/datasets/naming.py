@@ -35,6 +35,11 @@ def fault(name: str) -> str:
     return "" if name.isprintable() else "its name cannot be printed"
 
 
+def shown(name: str) -> str:
+    """A name that strangers wrote, such that it cannot talk to a terminal."""
+    return name if name.isprintable() else name.encode("unicode_escape").decode()
+
+
 def extension(name: str, image: bytes) -> str:
     """By the bytes, since names lie (ImageNet has a PNG called .JPEG); by the name, where the bytes say nothing."""
     for signature, found in _SIGNATURES:

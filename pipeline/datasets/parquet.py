@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline import storage
+from pipeline.datasets import naming
 from pipeline.datasets.ranged import Ranged
 from pipeline.datasets.rows import WHOLE
 
@@ -36,7 +37,8 @@ class Copying:
         self._file.write(data)
         self.num_bytes += len(data)
         # Names of embedded images repeat from file to file ("0.png"), so they come after the place.
-        return (f"{unnamed}/{name}" if name else unnamed), offset, len(data)
+        named = isinstance(name, str) and name.isprintable() and name
+        return (f"{unnamed}/{name}" if named else unnamed), offset, len(data)
 
 
 @contextlib.contextmanager
@@ -64,7 +66,7 @@ def rows(file: Ranged, *, columns: Sequence[str]) -> tuple[Iterator[Mapping[str,
         raise ValueError(f"{file.uri}: is no parquet file, or a damaged one ({error}); copy it again") from error
     schema = table.schema_arrow
     if missing := next((column for column in columns if column not in schema.names), None):
-        raise ValueError(f"{file.uri}: has no column {missing!r}; it has {', '.join(schema.names)}")
+        raise ValueError(f"{file.uri}: has no column {missing!r}; it has {', '.join(map(naming.shown, schema.names))}")
     batches = table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=list(columns))
     return (row for batch in batches for row in batch.to_pylist()), _declared(schema.metadata or {})
 

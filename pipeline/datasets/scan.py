@@ -105,7 +105,7 @@ class Collection:
             refused = f"its label {each.classes[of]!r} is none of the {len(self._classes)} classes"
         if refused or size == WHOLE:
             uri = "" if refused else _beside(task.piece.uri, name)
-            return Image(name, uri, 0, WHOLE, label or 0, refused)
+            return Image(naming.shown(name), uri, 0, WHOLE, label or 0, refused)
         uri = f"{task.at}.images" if each.copied else task.piece.uri
         return Image(name, uri, int(each.offset_N[number]), size, label or 0, refused)
 

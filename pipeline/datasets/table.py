@@ -130,7 +130,7 @@ def _name(name: Any, *, uri: str, number: int) -> tuple[str, str]:
     match = _URL.match(name)
     if match and not name.startswith(("s3://", "file:///")):
         raise ValueError(
-            f"{uri}: row {number + 1}: {name} is a URL of {match[1]}:; images are read from folders and s3:// only: "
+            f"{uri}: row {number + 1}: {name!r} is a URL of {match[1]}:; images are read from folders and s3:// only: "
             "download them first"
         )
     if not uri.startswith("s3://") or name.startswith("s3://"):
@@ -153,7 +153,9 @@ def _text_rows(file: Ranged, *, columns: Sequence[str]) -> Iterator[Mapping[str,
 
 def _check_columns(row: Mapping[str, Any], columns: Sequence[str], *, number: int) -> None:
     if missing := next((column for column in columns if column not in row), None):
-        raise ValueError(f"row {number + 1} has no {missing!r}, it has {', '.join(map(str, row))}")
+        raise ValueError(
+            f"row {number + 1} has no {missing!r}, it has {', '.join(naming.shown(str(column)) for column in row)}"
+        )
 
 
 def _json_rows(text: io.TextIOWrapper) -> Iterator[Mapping[str, Any]]:

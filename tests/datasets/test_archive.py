@@ -118,7 +118,7 @@ def test_what_cannot_be_an_image_is_refused_by_name_and_the_rest_is_taken(tmp_pa
         "t.tar/../../etc/passwd.jpg": "its name leads out of where it lies",
         "t.tar/a/empty.jpg": "is empty",
         "t.tar/a/huge.jpg": "has 1048577 bytes, max_image_mib permits 1",
-        "t.tar/a/bell\a.jpg": "its name cannot be printed",
+        r"t.tar/a/bell\x07.jpg": "its name cannot be printed",
         "t.tar/a/soft.jpg": "is a link to '/etc/passwd', not a file",
         "t.tar/a/hard.jpg": "is a link to 'a/twice.jpg', not a file",
         "t.tar/a/device.jpg": "is a device or a pipe, not a file",

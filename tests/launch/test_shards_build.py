@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from launch import cluster, shards_build
-from launch.shards_build import Columns, Kind, guessed, source_of
+from launch.shards_build import Kind, Reading, guessed, source_of
 from pipeline.data.dataset import read_manifest
 from pipeline.datasets.archive import Archive
 from pipeline.datasets.folder import Folder
@@ -149,7 +149,7 @@ def test_the_kind_is_told_from_what_is_there(folder, tmp_path):
     ],
 )
 def test_a_kind_that_is_named_is_not_guessed(kind, expected):
-    assert source_of("/in", kind=kind, holdout=0.1, classes=None, columns=Columns()) == expected
+    assert source_of("/in", kind=kind, holdout=0.1, reading=Reading()) == expected
 
 
 def test_what_cannot_be_meant_is_said_before_anything_is_begun(folder, tmp_path, machines):
@@ -166,6 +166,15 @@ def test_what_cannot_be_meant_is_said_before_anything_is_begun(folder, tmp_path,
         assert (done.exit_code, message in done.output) == (2, True), done.output
     assert not (tmp_path / "out" / "begun.json").exists()
     assert machines == []
+
+
+def test_one_class_alone_is_suspicious_and_the_last_folder_can_be_meant(tmp_path):
+    path = tar(tmp_path / "a.tar", **{"train/cat/1.jpg": jpeg(1), "train/dog/2.jpg": jpeg(2)})
+    done = build(path, tmp_path / "first")
+    assert done.exit_code == 0, done.output
+    assert "all images are of one class, train" in done.stderr
+    assert build(path, tmp_path / "last", "--class-folder", "last").exit_code == 0
+    assert read_manifest(str(tmp_path / "last")).classes == ("cat", "dog")
 
 
 def test_of_many_classes_those_with_fewest_and_most_samples_are_shown():
