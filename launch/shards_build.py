@@ -68,7 +68,7 @@ def build(
     max_corrupt: Annotated[int, typer.Option(help="So many images may be left out.")] = 0,
     max_side_px: Annotated[int | None, typer.Option(help="Make images with a longer side smaller.")] = None,
     min_side_px: Annotated[int | None, typer.Option(help="Leave out images with a shorter side.")] = None,
-    max_aspect: Annotated[float | None, typer.Option(help="Leave out images longer than this.")] = None,
+    max_aspect: Annotated[float | None, typer.Option(help="Leave out images whose sides have a greater ratio.")] = None,
     classes: Annotated[str | None, typer.Option(metavar="FILE", help="Names of the classes, one a line.")] = None,
     class_folder: Annotated[Folders | None, typer.Option(help="Of members of a tar. Default: first.")] = None,
     image_column: Annotated[str | None, typer.Option(help="Of a table. Default: image.")] = None,
