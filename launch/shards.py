@@ -1,4 +1,4 @@
-"""`tessera shards verify | stat | show`: what a prepared data set is, before GPU hours are spent on it."""
+"""`tessera shards`: data sets are built or indexed, and looked at before GPU hours are spent on them."""
 
 import json
 import logging
@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from launch import shards_build, shards_index
 from launch.border import FAILED, errors
 
 if TYPE_CHECKING:
     from pipeline.data.inspect import Problem
 
-app = typer.Typer(no_args_is_help=True, help="Look at a prepared data set: verify, stat, show.")
+app = typer.Typer(no_args_is_help=True, help="Make a data set: build, index. Look at one: verify, stat, show.")
+app.command()(shards_build.build)
+app.command()(shards_index.index)
 log = logging.getLogger("tessera")
 
 _SHOWN = 50  # problems in the table; all of them with --output json
@@ -122,6 +125,7 @@ def _statistics(found: dict[str, Any]) -> str:
             f"{split}: {about['samples']} samples, {about['bytes'] / 1e6:.1f} MB in {about['shards']} shards",
             f"  samples per shard  {_range(about['samples_per_shard'])}",
             f"  samples per class  {_range(about['samples_per_class'])}",
+            f"  label mixing       {about['label_mixing']:g} (1: each shard is a fair draw, 0: sorted by class)",
             f"  width, px          {_range(about['width_px'])}",
             f"  height, px         {_range(about['height_px'])}",
             f"  bytes of an image  {_range(about['image_bytes'])}",

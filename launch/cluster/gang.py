@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from launch.cluster import gauge
 from pipeline.stage import Host, Member, Resources
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ class GangMember:
 
     def send(self, message: Mapping[str, Any]) -> None:
         self.mailbox.put.remote(dict(message))
+        gauge.export(message, rank=self.rank)
 
 
 def _member(config: Mapping[str, Any]) -> Any:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pipeline.data.decode import Corrupt, decode
 from pipeline.data.joined import Joined
 from pipeline.data.seen import seen
-from pipeline.data.tally import Tally
 from pipeline.data.view import View, apply
+from pipeline.storage.counters import Sums
 
 
 class Quarantined(NamedTuple):
@@ -43,14 +43,14 @@ class Examples:
     """Safe to call from many threads. `keep_bytes` of decoded images stay in memory.
 
     A sample that cannot be used (digest, decoding, label) is replaced by the next good one of its shard, cyclically,
-    and listed once in `quarantined`; ValueError once there are more than `max_corrupt`. `tally` hears of the images,
+    and listed once in `quarantined`; ValueError once there are more than `max_corrupt`. `sums` hear of the images,
     and of the seconds that their threads took to read bytes (`read_s`) and to make views of them (`view_s`).
     """
 
     def __init__(
-        self, source: Joined, *, view: View, max_corrupt: int, max_pixels: int, keep_bytes: int, tally: Tally
+        self, source: Joined, *, view: View, max_corrupt: int, max_pixels: int, keep_bytes: int, sums: Sums
     ) -> None:
-        self._source, self._view, self._tally = source, view, tally
+        self._source, self._view, self._sums = source, view, sums
         self._max_corrupt, self._max_pixels = max_corrupt, max_pixels
         self._first_ids = np.cumsum((0, *source.shard_sizes))
         self._kept: dict[tuple[int, int], tuple[NDArray[np.uint8], int]] = {}
@@ -92,7 +92,7 @@ class Examples:
                 image_HWC = apply(self._view, self._decoded(shard, index, data, label), rng)
             else:
                 image_HWC = seen(self._view, data, rng, max_pixels=self._max_pixels)
-        self._tally.add(images=1, read_s=read_s - began_s, view_s=time.perf_counter() - read_s)
+        self._sums.add(images=1, read_s=read_s - began_s, view_s=time.perf_counter() - read_s)
         return image_HWC, label
 
     def _decoded(self, shard: int, index: int, data: bytes, label: int) -> NDArray[np.uint8]:

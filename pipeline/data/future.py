@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.plan import Ints, Plan, _first_slot, _layout
+from pipeline.data.plan import Ints, Plan, first_slot, layout_of
 
 NEVER = np.iinfo(np.int64).max
 EPOCHS = 4  # that are looked at beyond the current one
@@ -36,7 +36,7 @@ class Pieces:
 
 def pieces(plan: Plan, epoch: int, slots: Slice) -> Pieces:
     """The pieces that slots [start, stop) draw on in an epoch, in the order of the lanes."""
-    layout, steps = _layout(plan._shards, plan.seed, epoch), plan.steps_per_epoch
+    layout, steps = layout_of(plan.shards, plan.seed, epoch), plan.steps_per_epoch
     slot_L = _lane_slots(plan, slots)
     place_L = steps * slot_L
     inside = slice(*np.searchsorted(layout.end_N, place_L[[0, -1]], side="right"))
@@ -83,5 +83,5 @@ def first_uses(plan: Plan, epochs: range, *, slots: Slice) -> Ints:
 
 def _lane_slots(plan: Plan, slots: Slice) -> Ints:
     """The first slot of each lane that has some of the slots, and the end of the last."""
-    lanes = range(plan._lane_of(slots[0]), plan._lane_of(slots[1] - 1) + 2)
-    return np.array([_first_slot(plan.global_batch, lanes=plan.lanes, lane=lane) for lane in lanes])
+    lanes = range(plan.lane_of(slots[0]), plan.lane_of(slots[1] - 1) + 2)
+    return np.array([first_slot(plan.global_batch, lanes=plan.lanes, lane=lane) for lane in lanes])

@@ -86,7 +86,7 @@ def decode(data: bytes, *, uri: str) -> Index:
 def read_index(uri: str, shard: Shard) -> Index:
     """The index of a shard of the data set at `uri`; ValueError if it is damaged or belongs to another tar."""
     where = storage.join(uri, index_name(shard.name))
-    data = storage.read(where)
+    data = _read(where, num_samples=shard.num_samples)
     index = decode(data, uri=where)
     found = index.num_samples, index.tar_bytes, index.tar_digest
     if found != (shard.num_samples, shard.num_bytes, shard.digest) or digest(data) != shard.index_digest:
@@ -96,6 +96,14 @@ def read_index(uri: str, shard: Shard) -> Index:
             f"{shard.digest}); remove it and prepare the data set again"
         )
     return index
+
+
+def _read(where: str, *, num_samples: int) -> bytes:
+    """As a range, since a ranged request that takes long is made a second time; whole where the size is another."""
+    try:
+        return storage.read(where, start=0, stop=_HEADER.size + num_samples * _ROW + _TRAILER.size)
+    except storage.Truncated:
+        return storage.read(where)
 
 
 def digest(data: bytes | memoryview) -> str:

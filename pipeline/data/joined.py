@@ -7,16 +7,28 @@ import numpy as np
 
 from pipeline.data.cache import ShardCache
 from pipeline.data.dataset import Manifest, shard_uri
+from pipeline.data.outlook import Outlook
 from pipeline.data.split import Split
 
 
 class Joined:
     """`split` of the data sets at `uris`, in this order, opened. Safe to read from many threads; use it in a `with`."""
 
-    def __init__(self, uris: Sequence[str], *, split: str, cache: ShardCache | None, keep_uses: int) -> None:
-        cache = cache or ShardCache()
+    def __init__(
+        self,
+        uris: Sequence[str],
+        *,
+        split: str,
+        cache: ShardCache | None,
+        keep_uses: int,
+        outlooks: Sequence[Outlook | None],
+    ) -> None:
+        if len(outlooks) != len(uris):
+            raise ValueError(f"uri: {len(uris)} data sets, but the order is of {len(outlooks)}; give each of them")
+        self.cache = cache or ShardCache()
         self.name, self.uri = split, ", ".join(uris)
-        self.parts = tuple(Split(uri, split=split, cache=cache, keep_uses=keep_uses) for uri in uris)
+        about = {"split": split, "cache": self.cache, "keep_uses": keep_uses}
+        self.parts = tuple(Split(uri, outlook=some, **about) for uri, some in zip(uris, outlooks, strict=True))
         self.shard_sizes = tuple(size for part in self.parts for size in part.manifest.shard_sizes(split))
         self.is_local = all(part.is_local for part in self.parts)
         manifests = [part.manifest for part in self.parts]
@@ -34,6 +46,14 @@ class Joined:
         """Let go of every shard."""
         for part in self.parts:
             part.close()
+
+    def check_sizes(self, shard_sizes: Sequence[int]) -> None:
+        """ValueError unless the shards have so many samples each: those that a plan was made for."""
+        if (sizes := self.shard_sizes) != tuple(shard_sizes):
+            raise ValueError(
+                f"plan: was made for {sum(shard_sizes)} samples in {len(shard_sizes)} shards, but {self.uri} has "
+                f"{sum(sizes)} in {len(sizes)} or of other sizes in {self.name}; make the plan from the manifest"
+            )
 
     def read(self, shard: int, number: int) -> tuple[bytes, int]:
         """The encoded image and the label, in the union of the classes, of a sample. Raises as `Split.read`."""

@@ -9,6 +9,7 @@ Dimension key: S slots of a batch (or samples of a stretch), N shards, W samples
 """
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,16 +117,16 @@ class Plan:
             raise IndexError(f"step {step}, slots [{start}, {stop}): a batch has slots 0 to {self.global_batch}")
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         place_S = self._places(epoch, step_in_epoch, start=start, stop=stop)
-        layout = _layout(self._shards, self.seed, epoch)
+        layout = layout_of(self.shards, self.seed, epoch)
         order_S = np.searchsorted(layout.end_N, place_S, side="right")
         shard_S = layout.shard_N[order_S]
-        index_S = place_S - layout.end_N[order_S] + self._shards.size_N[shard_S]
+        index_S = place_S - layout.end_N[order_S] + self.shards.size_N[shard_S]
         return Slots(
             epoch=epoch,
             position_S=step_in_epoch * self.global_batch + np.arange(start, stop, dtype=np.int64),
             shard_S=shard_S,
             index_S=index_S,
-            id_S=self._shards.first_id_N[shard_S] + index_S,
+            id_S=self.shards.first_id_N[shard_S] + index_S,
         )
 
     def describe(self) -> str:
@@ -147,7 +148,7 @@ class Plan:
         """Places in the epoch's sequence of slots [start, stop), int64[S]."""
         if start == stop:
             return np.empty(0, np.int64)
-        lanes = self._lane_of(start), self._lane_of(stop - 1) + 1
+        lanes = self.lane_of(start), self.lane_of(stop - 1) + 1
         longest = -(-self.global_batch // self.lanes)
         steps = -(-min(max(self.window, 1024), _MAX_STRETCH) // longest)
         stretch = step_in_epoch // steps
@@ -156,21 +157,26 @@ class Plan:
             lanes,
             (stretch * steps, min((stretch + 1) * steps, self.steps_per_epoch)),
         )
-        offset = _first_slot(self.global_batch, lanes=self.lanes, lane=lanes[0])
+        offset = first_slot(self.global_batch, lanes=self.lanes, lane=lanes[0])
         return table[step_in_epoch - stretch * steps, start - offset : stop - offset]
 
-    def _lane_of(self, slot: int) -> int:
+    def lane_of(self, slot: int) -> int:
         """The lane that owns a slot: the last c with floor(c * B / L) <= slot."""
         return ((slot + 1) * self.lanes - 1) // self.global_batch
 
+    def parts(self, start: int, stop: int) -> Iterator[tuple["Plan", int, int]]:
+        """As `Mixture.parts`, of one data set."""
+        yield self, start, stop
+
     @functools.cached_property
-    def _shards(self) -> "_Shards":
+    def shards(self) -> "Shards":
+        """The sizes, and where the shards begin."""
         size_N = np.array(self.shard_sizes, np.int64)
-        return _Shards(size_N, np.cumsum(size_N) - size_N)
+        return Shards(size_N, np.cumsum(size_N) - size_N)
 
 
 @dataclass(frozen=True, eq=False)
-class _Shards:
+class Shards:
     """The sizes as arrays; compared by identity, so that a cache need not hash 100,000 numbers."""
 
     size_N: Ints
@@ -178,7 +184,7 @@ class _Shards:
 
 
 @dataclass(frozen=True, eq=False)
-class _Layout:
+class Layout:
     """An epoch's sequence: its shards in order, and where each ends."""
 
     shard_N: Ints
@@ -198,9 +204,10 @@ class _Cut:
 
 
 @functools.lru_cache(maxsize=4)
-def _layout(shards: _Shards, seed: int, epoch: int) -> _Layout:
+def layout_of(shards: Shards, seed: int, epoch: int) -> Layout:
+    """The sequence of an epoch."""
     shard_N = permutation(len(shards.size_N), key=(seed, epoch, _SHARD_ORDER))
-    return _Layout(shard_N, np.cumsum(shards.size_N[shard_N]))
+    return Layout(shard_N, np.cumsum(shards.size_N[shard_N]))
 
 
 @functools.lru_cache(maxsize=16)
@@ -214,9 +221,9 @@ def _table(cut: _Cut, lanes: tuple[int, int], steps: tuple[int, int]) -> Ints:
 
 def _lane_places(cut: _Cut, lane: int, *, steps: tuple[int, int]) -> Ints:
     """One lane's places for steps [a, b): int64[steps, slots of the lane]."""
-    first_slot = _first_slot(cut.global_batch, lanes=cut.lanes, lane=lane)
-    num_slots = _first_slot(cut.global_batch, lanes=cut.lanes, lane=lane + 1) - first_slot
-    first = cut.steps_per_epoch * first_slot
+    begins = first_slot(cut.global_batch, lanes=cut.lanes, lane=lane)
+    num_slots = first_slot(cut.global_batch, lanes=cut.lanes, lane=lane + 1) - begins
+    first = cut.steps_per_epoch * begins
     start, stop = steps[0] * num_slots, steps[1] * num_slots
     # A sample moves by less than the window, so those that end up in [start, stop) come from at most that far away;
     # whoever is before (after) this neighbourhood ends up before (after) all of them.
@@ -238,7 +245,8 @@ def _jitter_order(low: int, high: int, *, seed: int, epoch: int, window: int) ->
     return (key_W & ((np.uint64(1) << place_bits) - np.uint64(1))).astype(np.int64)
 
 
-def _first_slot(global_batch: int, *, lanes: int, lane: int) -> int:
+def first_slot(global_batch: int, *, lanes: int, lane: int) -> int:
+    """The first slot of a batch that a lane fills."""
     return lane * global_batch // lanes
 
 

@@ -17,18 +17,20 @@ from typing import Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import storage
 from pipeline.data import augment
 from pipeline.data.cache import ShardCache
 from pipeline.data.decode import MAX_PIXELS
 from pipeline.data.example import Examples, Quarantined
 from pipeline.data.joined import Joined
 from pipeline.data.live import LOOKAHEAD
+from pipeline.data.lookout import Lookout, outlooks_of
 from pipeline.data.mixture import Mixture
 from pipeline.data.plan import Plan, Slots
 from pipeline.data.ring import Fields
 from pipeline.data.subset import Subset
-from pipeline.data.tally import Tally
 from pipeline.data.view import TrainView, View
+from pipeline.storage.counters import Sums
 
 Order: TypeAlias = Plan | Mixture | Subset
 
@@ -60,6 +62,7 @@ class Reader:
     with the random draws of the slot unchanged, and listed once in `quarantined`; ValueError once there are more than
     `max_corrupt`. `seed` is that of the augmentation and of `mixup` (the alpha of its Beta, 0 for none). With a Subset
     nothing is replaced: the first corrupt sample is a ValueError. `keep_mib` of decoded images stay in memory.
+    `machine` are the slots that all readers of this machine read together, who share `cache`; None if this is the one.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Reader:
         view: View,
         seed: int,
         slots: tuple[int, int] | None = None,
+        machine: tuple[int, int] | None = None,
         threads: int = 4,
         max_corrupt: int = 100,
         mixup: float = 0.0,
@@ -86,21 +90,19 @@ class Reader:
         self._plan, self._view, self._seed, self._mixup = plan, view, seed, mixup
         self._start, self._stop, self._threads = start, stop, threads
         uris = (uri,) if isinstance(uri, str) else tuple(uri)
-        self._source = Joined(uris, split=split, cache=cache, keep_uses=_live_uses(plan, stop - start))
-        if (sizes := self._source.shard_sizes) != plan.shard_sizes:
-            raise ValueError(
-                f"plan: was made for {plan.num_samples} samples in {len(plan.shard_sizes)} shards, but "
-                f"{self._source.uri} has {sum(sizes)} in {len(sizes)} or of other sizes in {split}; "
-                "make the plan from the manifest"
-            )
-        self._tally = Tally()
+        outlooks = outlooks_of(plan, machine=machine or (start, stop))
+        uses = _live_uses(plan, stop - start)
+        self._source = Joined(uris, split=split, cache=cache, keep_uses=uses, outlooks=outlooks)
+        self._source.check_sizes(plan.shard_sizes)
+        self._lookout = Lookout(self._source, order=plan, slots=(start, stop), outlooks=outlooks)
+        self._sums, self._began = Sums(), storage.counters()
         self._examples = Examples(
             self._source,
             view=view,
             max_corrupt=0 if isinstance(plan, Subset) else max_corrupt,
             max_pixels=max_pixels,
             keep_bytes=keep_mib << 20,
-            tally=self._tally,
+            sums=self._sums,
         )
 
     def __enter__(self) -> Self:
@@ -120,8 +122,19 @@ class Reader:
 
     @property
     def figures(self) -> dict[str, float]:
-        """What reading has cost so far: images, and seconds of threads that read (read_s) and made views (view_s)."""
-        return self._tally.figures()
+        """What reading has cost so far, in sums that may be added up over readers.
+
+        images made; read_s and view_s, seconds of threads that waited for bytes and that decoded, cropped and augmented
+        them; requests, bytes_read, retries and hedges of this process (`storage.Counters`); ranged, samples read by a
+        request each; cache_hits and cache_fetched, shards.
+        """
+        spent = {
+            name: now - then
+            for (name, now), then in zip(vars(storage.counters()).items(), vars(self._began).values(), strict=True)
+        }
+        cache = self._source.cache.counts
+        found = {"ranged": sum(part.counts.ranged for part in self._source.parts)}
+        return {**self._sums.totals(), **spent, **found, "cache_hits": cache.hits, "cache_fetched": cache.fetched}
 
     @property
     def fields(self) -> Fields:
@@ -149,36 +162,24 @@ class Reader:
     def _batches(self, step: int, arrays: Callable[[], dict[str, NDArray]]) -> Iterator[Batch]:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tessera-decode")
         try:
+            self._lookout.begin(step)
             under_way = collections.deque(self._begin(step + ahead, arrays(), pool) for ahead in range(IN_FLIGHT))
-            for ahead in range(IN_FLIGHT, LOOKAHEAD):
-                self._fetch_soon(step + ahead)
             for next_step in itertools.count(step + IN_FLIGHT):
                 batch, jobs = under_way.popleft()
                 for job in jobs:
                     job.result()
                 under_way.append(self._begin(next_step, arrays(), pool))
-                self._fetch_soon(next_step + LOOKAHEAD)
+                self._lookout.reach(batch.step)
                 yield batch
         finally:
             pool.shutdown(cancel_futures=True)
-
-    def _slots(self, step: int) -> Slots:
-        return self._plan.slots(step, self._start, self._stop)
-
-    def _fetch_soon(self, step: int) -> None:
-        """Ask for the shards of a step. Only object storage has any to fetch."""
-        if not self._source.is_local:
-            for shard in np.unique(self._slots(step).shard_S).tolist():
-                if not isinstance(self._plan, Subset) or self._plan.is_dense(shard):  # else ranges are cheaper
-                    part, its_shard = self._source.located(shard)
-                    self._source.parts[part].fetch_soon(its_shard)
 
     def _begin(
         self, step: int, arrays: dict[str, NDArray], pool: ThreadPoolExecutor
     ) -> tuple[Batch, list[Future[None]]]:
         """A batch in `arrays`, and the jobs that fill it."""
-        slots = self._slots(step)
-        self._fetch_soon(step)  # again: there may have been no room when it was asked for ahead
+        slots = self._plan.slots(step, self._start, self._stop)
+        self._lookout.advance(step)
         batch = Batch(step=step, **arrays)
         if batch.mixed_B is not None:
             rng = augment.step_rng(self._seed, step)

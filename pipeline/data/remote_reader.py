@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from pipeline.data.example import Quarantined
 from pipeline.data.reader import Batch, Reader
-from pipeline.data.tally import summed
 from pipeline.stage import Answer, Host
 
 _AHEAD = 3  # steps that are asked for before they are needed
@@ -73,7 +72,8 @@ class RemoteReader:
     @property
     def figures(self) -> dict[str, float]:
         """As `Reader.figures`, of the hosts whose first slots are this trainer's: over all trainers, each host once."""
-        return summed(self._figures.values())
+        names = {name for figures in self._figures.values() for name in figures}
+        return {name: sum(figures.get(name, 0.0) for figures in self._figures.values()) for name in names}
 
     def batches(self, step: int = 0) -> Iterator[Batch]:
         """Global batch `step`, the next one, and so on without end."""

@@ -137,15 +137,9 @@ def pretrain(
     track.params(encode(config))
     for manifest, uri in zip(manifests, data, strict=True):
         track.dataset(name=manifest.name, digest=manifest.digest, source=uri, context="pretrain")
-    log.info(
-        "pretrain: %s, %d steps of %d images (%.1f epochs of %d), %s",
-        f"{si(parameters)} parameters",
-        config.steps,
-        config.global_batch,
-        images / num_samples,
-        num_samples,
-        si(images * flops.train_flops(config.model), "FLOP"),
-    )
+    cost = f"{si(parameters)} parameters, {si(images * flops.train_flops(config.model), 'FLOP')}"
+    epochs = f"{images / num_samples:.1f} epochs of {num_samples}"
+    log.info("pretrain: %d steps of %d images (%s), %s", config.steps, config.global_batch, epochs, cost)
     identity = fingerprint([encode(config, identity=True), *(manifest.digest for manifest in manifests)])
     job = Job(config, data, out, identity)
     with Driver(out=out, steps=config.steps, title="pretrain", track=track) as driver:
@@ -205,6 +199,7 @@ def _train(job: Job, member: Member, *, engine: "Engine", saver: "Saver", device
     """From the newest checkpoint to the last step."""
     from pipeline.data.feed import Feed
     from pipeline.train import garbage
+    from pipeline.train.intake import Intake
     from pipeline.train.loop import Hook, train
     from pipeline.train.measure import Meter, gauge
     from pipeline.train.profile import Profiler
@@ -225,8 +220,11 @@ def _train(job: Job, member: Member, *, engine: "Engine", saver: "Saver", device
         meter = Meter(
             config.model, global_batch=config.global_batch, recompute=config.speed.recompute, gauge=gauge(device)
         )
+        intake = Intake(member, reader=reader, feed=feed)
         hooks = (
             Hook(1, meter.observe),
+            Hook(1, intake.observe),
+            Hook(config.log_every, intake.report),
             Hook(config.log_every, lambda tick: _report(member, meter.report(tick), tick)),
             Hook(config.log_every, Quarantine(member, reader).report),
             Hook(config.checkpoint_every, saver.save),

@@ -3,6 +3,7 @@
 import os
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,18 @@ class Sums:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._totals: dict[str, int] = {}
+        self._totals: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[type["Sums"], tuple[()]]:
         return Sums, ()
 
-    def add(self, **amounts: int) -> None:
+    def add(self, **amounts: float) -> None:
         """Add each amount to the sum of its name."""
         with self._lock:
             for name, amount in amounts.items():
                 self._totals[name] = self._totals.get(name, 0) + amount
 
-    def totals(self) -> dict[str, int]:
+    def totals(self) -> dict[str, Any]:
         """All sums, of one moment."""
         with self._lock:
             return dict(self._totals)

@@ -1,7 +1,7 @@
 """The driver's ear on a gang: progress, tracking and history, from the messages of rank 0. Knows no torch.
 
 Messages are mappings with a `kind`: begun (step, line), step (step, figures), checkpoint (step, wall_s),
-quarantine (step, shard, index, id, reason), profile (step, uri, table).
+quarantine (step, shard, index, id, reason), profile (step, uri, table); of every rank also reading (rank, figures).
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.log import Progress
 from pipeline.stage import Track
+from pipeline.train.intake import Rates
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Driver:
         self._history_uri = storage.join(out, "history.json")
         self._history: dict[int, Mapping[str, float]] = {}
         self._bad: set[tuple[str, int]] = set()
+        self._rates = Rates()
         self._progress = Progress(steps, title=title, unit="steps")
 
     def __enter__(self) -> "Driver":
@@ -60,6 +62,8 @@ class Driver:
             self._begun(int(message["step"]), [str(message["line"]), *message.get("order", ())])
         elif kind == "step":
             self._step(int(message["step"]), message["figures"])
+        elif kind == "reading":
+            self._rates.hear(message)
         elif kind == "checkpoint":
             self._track.metrics({"checkpoint/write_s": float(message["wall_s"])}, step=int(message["step"]))
             self._save()
@@ -94,13 +98,18 @@ class Driver:
         for line in lines:
             log.info("%s: %s", self._title, line)
         self._history = {at: row for at, row in self._history.items() if at <= step}
+        self._rates.restart()
         self._progress.restart(step)
 
     def _step(self, step: int, figures: Mapping[str, float]) -> None:
         self._history[step] = {"step": step, **figures}
-        self._track.metrics({_METRICS.get(name, f"train/{name}"): value for name, value in figures.items()}, step=step)
+        reading = self._rates.figures()
+        metrics = {_METRICS.get(name, f"train/{name}"): value for name, value in figures.items()}
+        self._track.metrics(metrics | {f"data/{name}": value for name, value in reading.items()}, step=step)
         shown = {"loss": f"{figures['loss']:.3f}", "images/s": f"{figures['images_per_s']:.0f}"}
         shown["data wait"] = f"{100 * figures['wait_share']:.0f}%"
+        if "mb_per_s" in reading:
+            shown["storage"] = f"{reading['mb_per_s']:.0f} MB/s"
         if "mfu" in figures:
             shown["mfu"] = f"{100 * figures['mfu']:.0f}%"
         self._progress.advance(step - self._progress.done, **shown)

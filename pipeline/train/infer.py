@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.whole import read_split
 from pipeline.data.view import EvalView
+from pipeline.data.whole import read_split
 
 Chunk = tuple[NDArray[np.uint8], NDArray[np.int64]]
 

@@ -95,38 +95,40 @@ def open_reader(
     cannot hold what the order keeps in use.
     """
     from pipeline.data.cache import ShardCache
+    from pipeline.data.reader import Reader
+    from pipeline.data.reader_process import ReaderProcess
+    from pipeline.data.remote_reader import RemoteReader
 
-    machines = len(member.hosts) or _machines(member.world_size)
+    machines = len(member.hosts) or member.world_size // _together(member.world_size)
     cache_bytes = int(reading.cache_gib * 2**30)
     lines = _truth(uris, order, split=split, machines=machines, cache_bytes=cache_bytes)
-    part = order.global_batch // member.world_size
     options: dict[str, Any] = {
         "split": split,
         "plan": order,
         "view": view,
         "seed": seed,
         "mixup": mixup,
-        "slots": (member.rank * part, (member.rank + 1) * part),
         "threads": reading.threads,
         "max_corrupt": reading.max_corrupt,
         "cache": ShardCache(reading.cache, capacity_bytes=cache_bytes),
     }
+    slots, machine = _slots(member, order.global_batch)
     if member.hosts:
-        from pipeline.data.remote_reader import RemoteReader
-
-        return RemoteReader(tuple(uris), hosts=member.hosts, **options), lines
-    if reading.apart:
-        from pipeline.data.reader_process import ReaderProcess
-
-        return ReaderProcess(tuple(uris), **options), lines
-    from pipeline.data.reader import Reader
-
-    return Reader(tuple(uris), **options), lines
+        return RemoteReader(tuple(uris), hosts=member.hosts, slots=slots, **options), lines
+    return (ReaderProcess if reading.apart else Reader)(tuple(uris), slots=slots, machine=machine, **options), lines
 
 
-def _machines(world_size: int) -> int:
-    on_a_machine = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # torch's word; Ray sets it
-    return max(1, world_size // max(1, on_a_machine))
+def _slots(member: "Member", global_batch: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The slots of this rank, and those of all ranks of its machine."""
+    part, together = global_batch // member.world_size, _together(member.world_size)
+    first = member.rank // together * together
+    return (member.rank * part, (member.rank + 1) * part), (first * part, (first + together) * part)
+
+
+def _together(world_size: int) -> int:
+    """Ranks of a machine; all of them where machines have different numbers, since nothing more is known."""
+    together = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))  # torch's word; Ray sets it
+    return together if world_size % together == 0 else world_size
 
 
 def _truth(uris: Sequence[str], order: "Plan | Mixture", *, split: str, machines: int, cache_bytes: int) -> list[str]:

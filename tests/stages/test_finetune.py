@@ -10,8 +10,8 @@ import pytest
 
 from pipeline import config as configs
 from pipeline import storage
-from pipeline.data.whole import labels
 from pipeline.data.view import EvalView, TrainView
+from pipeline.data.whole import labels
 from pipeline.evals import compare
 from pipeline.stage import Artifact, Resources
 from pipeline.stages import finetune as room

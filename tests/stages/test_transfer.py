@@ -11,8 +11,8 @@ import torch
 
 from pipeline import config as configs
 from pipeline.data.dataset import read_manifest
-from pipeline.data.whole import read_split
 from pipeline.data.view import EvalView
+from pipeline.data.whole import read_split
 from pipeline.evals import compare, fewshot
 from pipeline.evals.features import Features
 from pipeline.evals.protocol import Fewshot, Knn, Linear
