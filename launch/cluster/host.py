@@ -47,7 +47,7 @@ def hosts(resources: Resources) -> Iterator[tuple[Host, ...]]:
                 f"{resources.cpus_per_reader:g} CPUs{_where(resources)}, and the cluster has {_free(resources)}; ask "
                 "for fewer, or for fewer cpus_per_reader"
             )
-        log.info("%d readers on %d machines", len(actors), len(set(ray.get(placed))))
+        log.info("readers: %d, on %d of the machines", len(actors), len(set(ray.get(placed))))
         yield tuple(RayHost(actor) for actor in actors)
     finally:
         for actor in actors:

@@ -83,6 +83,11 @@ class Feed:
         self.close()
 
     @property
+    def ready(self) -> int:
+        """Batches that are made and wait to be taken."""
+        return sum(batch.done() for batch in tuple(self._ahead))
+
+    @property
     def waited_s(self) -> float:
         """Seconds that the latest `next` waited for its batch to be made."""
         return self._waited_s

@@ -60,6 +60,12 @@ def test_a_package_that_is_missing_fails(monkeypatch):
     assert found["no-such-package"] == Finding("no-such-package", "fail", "not installed", "run `make setup`")
 
 
+@pytest.mark.parametrize(("built", "state"), [(True, "ok"), (False, "warn")])
+def test_crops_that_cost_more_than_they_need_are_a_warning(machine, monkeypatch, built, state):
+    monkeypatch.setattr("pipeline.data.jpeg_crop.is_built", lambda: built)
+    assert machine()["JPEG crops"].state == state
+
+
 def test_little_space_is_a_warning(machine, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 2**40 - 2**29, 2**29))
     found = machine()

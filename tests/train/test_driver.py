@@ -56,6 +56,22 @@ def test_figures_are_tracked_under_the_groups_they_belong_to(driver, track):
     ]
 
 
+def test_what_reading_costs_is_tracked_with_the_step_and_shown_where_storage_is_used(driver, track, monkeypatch):
+    shown = {}
+    monkeypatch.setattr("pipeline.train.driver.Progress.advance", lambda self, by=1, **figures: shown.update(figures))
+    with driver() as ear:
+        ear.hear(begun(0))
+        figures = {"images": 10, "read_s": 0.1, "view_s": 0.2, "requests": 5, "bytes_read": 10**9, "ready": 2.0}
+        ear.hear({"kind": "reading", "rank": 0, "step": 10, "figures": figures})
+        ear.hear(step(10))
+    (_, metrics) = track.told_metrics[0]
+    assert metrics["data/read_ms"] == pytest.approx(10)
+    assert metrics["data/view_ms"] == pytest.approx(20)
+    assert metrics["data/ready"] == 2.0
+    assert metrics["data/requests_per_s"] > 0
+    assert shown["storage"].endswith("MB/s")
+
+
 def test_the_history_is_written_with_every_checkpoint_and_at_the_end(driver, tmp_path):
     def written():
         return [row["step"] for row in json.loads(storage.read(str(tmp_path / "history.json")))]
