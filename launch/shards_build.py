@@ -99,13 +99,13 @@ def build(
 
 def source_of(path: str, *, kind: Kind | None, holdout: float, reading: Reading) -> Any:
     """The source that is meant. ValueError for an option that is not of its kind, or if it looks like none."""
+    from pipeline import storage
     from pipeline.datasets.archive import Archive
     from pipeline.datasets.folder import Folder
-    from pipeline.datasets.naming import absolute
     from pipeline.datasets.table import Table
     from pipeline.datasets.webshards import WebShards
 
-    path = absolute(path)
+    path = storage.absolute(path)
     if kind is None:
         kind = guessed(path)
         log.info("%s: read as %s; --kind says otherwise", path, kind.value)
@@ -135,11 +135,12 @@ def guessed(path: str) -> Kind:
     from pipeline.datasets import naming
     from pipeline.datasets.table import SUFFIXES
     from pipeline.datasets.webshards import looks_like_shard
+    from pipeline.storage.expression import expanded
 
     if path.lower().endswith(SUFFIXES):
         return Kind.table
     if "{" in path:
-        tars = [naming.expanded(path)[0]]
+        tars = list(expanded(path)[1].values())
     elif path.lower().endswith(".tar"):
         tars = [path]
     else:
@@ -162,11 +163,10 @@ def make(config: "Prepare", *, out: str, address: str | None) -> Mapping[str, An
     from pipeline import record, storage
     from pipeline.config import encode
     from pipeline.data.dataset import manifest_uri
-    from pipeline.datasets.naming import absolute
     from pipeline.stage import Stage
     from pipeline.stages.prepare import prepare
 
-    out = absolute(out)
+    out = storage.absolute(out)
     source = getattr(config.source, "path", "").rstrip("/")
     if f"{out}/".startswith(f"{source}/"):
         raise ValueError(f"{out}: is inside the source {source}, where it would be read as a part of it; name another")

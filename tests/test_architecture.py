@@ -18,7 +18,7 @@ FOLDERS = ("pipeline", "configs", "launch")
 FLOORS = (
     ("pipeline.config",),
     ("pipeline.stage", "pipeline.storage", "pipeline.log"),
-    ("pipeline.record", "pipeline.tracking"),
+    ("pipeline.record", "pipeline.tracking", "pipeline.tar"),
     ("pipeline.data", "pipeline.datasets", "pipeline.models", "pipeline.runner"),
     ("pipeline.train", "pipeline.evals"),
     ("pipeline.stages",),
@@ -34,6 +34,7 @@ HOMES = {
     "boto3": "pipeline.storage",
     "botocore": "pipeline.storage",
     "webdataset": "pipeline.data.shards",
+    "pyarrow": "pipeline.datasets.parquet",
     "simplejpeg": "pipeline.data.decode",
 }
 

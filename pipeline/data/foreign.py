@@ -20,8 +20,8 @@ from pipeline.data.dataset import Manifest, Shard, read_manifest, write_manifest
 from pipeline.data.index import Index
 from pipeline.data.left_out import LeftOut, list_uri, read_list, write_list
 from pipeline.data.scan import MAX_CLASSES, MAX_MEMBER_BYTES, Flaw, Rules, scan
-from pipeline.data.tars import tars_of
 from pipeline.stage import Cluster
+from pipeline.storage.expression import files_of
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _HOPELESS_SHARDS = 20
 
 @dataclass(frozen=True)
 class Foreign:
-    """`tars` as in `tars_of`, `label` and `max_member_bytes` as in `Rules`. One call indexes one split.
+    """`tars` as `files_of` takes it, `label` and `max_member_bytes` as in `Rules`. One call indexes one split.
 
     `classes` None keeps the names that the data set has, else takes "0", "1" ... to the largest label. Up to
     `max_corrupt` samples that cannot be used are left out and listed in quarantine.jsonl.
@@ -124,7 +124,7 @@ def index(config: Foreign, *, out: str, cluster: Cluster) -> Manifest:
     `max_corrupt` samples that cannot be used, or if the split was begun over other tars.
     """
     before = _manifest_before(out)
-    folder, tars = tars_of(config.tars)
+    folder, tars = files_of(config.tars, suffix=".tar")
     _check_begun(config, out, folder=folder)
     classes = config.classes or _names_kept(before)
     rules = Rules(config.label, len(classes) if classes else MAX_CLASSES, config.max_member_bytes)

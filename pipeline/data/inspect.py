@@ -20,8 +20,8 @@ from pipeline.data.dataset import Manifest, Shard, read_manifest, shard_uri
 from pipeline.data.decode import Corrupt, decode
 from pipeline.data.index import Index, read_index
 from pipeline.data.shards import read_sample
-from pipeline.data.stream import Stream
 from pipeline.data.view import EvalView, TrainView, apply
+from pipeline.storage.stream import Stream
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -8,7 +8,6 @@ Dimension key: S samples of the shard.
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,17 +16,16 @@ import numpy as np
 import xxhash
 
 from pipeline.data.index import Index
-from pipeline.data.stream import Stream
-from pipeline.data.tar import Member, members
+from pipeline.storage.stream import Stream
+from pipeline.tar import name as naming
+from pipeline.tar.name import IMAGE_EXTENSIONS, MAX_NAME
+from pipeline.tar.walk import Member, files
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 MAX_CLASSES = 1_000_000  # where nobody said how many there are: a label beyond is a mistake, not a class
 MAX_MEMBER_BYTES = 256 << 20
 
-_MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)  # key and extension as webdataset splits them
 _NUMBER = re.compile(r"\s*(-?\d{1,18})\s*", re.ASCII)
 _MAX_TEXT_BYTES = 16 << 20  # of a .cls or .json
-_MAX_NAME = 1024  # characters
 _LABEL = re.compile(r"cls|json:.+")
 _JSON_FIELDS = ("label", "cls")  # where a label is looked for if nobody said where it is
 
@@ -87,7 +85,7 @@ class _Sample:
 def scan(uri: str, *, rules: Rules, called: str | None = None) -> tuple[Index, tuple[Flaw, ...]]:
     """Index the tar at `uri` in one pass: the samples that can be used, and those that cannot, both in order.
 
-    ValueError, calling it `called`, if the tar as a whole is not sound (see `tar.members`). It may hold no sample.
+    ValueError, calling it `called`, if the tar as a whole is not sound (see `tar.walk.files`). It may hold no sample.
     """
     rows: list[tuple[int, int, int, int]] = []
     flaws: list[Flaw] = []
@@ -97,7 +95,7 @@ def scan(uri: str, *, rules: Rules, called: str | None = None) -> tuple[Index, t
             try:
                 rows.append(_row(sample, rules, seen=seen))
             except Unusable as error:
-                flaws.append(Flaw(sample.key[:_MAX_NAME], str(error)))
+                flaws.append(Flaw(sample.key[:MAX_NAME], str(error)))
         tar_digest = tar.digest()
     offset, size, label, digest = zip(*rows, strict=True) if rows else ((), (), (), ())
     index = Index(
@@ -114,15 +112,16 @@ def scan(uri: str, *, rules: Rules, called: str | None = None) -> tuple[Index, t
 def _samples(tar: Stream, rules: Rules, *, uri: str) -> Iterator[_Sample]:
     """Every run of members with one key that has an image or a label."""
     sample = _Sample("")
-    for member in members(tar, uri=uri):
-        match = _MEMBER.fullmatch(member.name)
-        if match is None:
+    for member in files(tar, uri=uri):
+        split = naming.key_and_extension(member.name)
+        if split is None:
             continue
-        if match[1] != sample.key:
+        key, extension = split
+        if key != sample.key:
             if sample.images or sample.texts or sample.flaw:
                 yield sample
-            sample = _Sample(match[1])
-        _take(sample, match[2].lower(), member, tar, rules)
+            sample = _Sample(key)
+        _take(sample, extension, member, tar, rules)
     if sample.images or sample.texts or sample.flaw:
         yield sample
 
@@ -148,17 +147,10 @@ def _take(sample: _Sample, extension: str, member: Member, tar: Stream, rules: R
 
 
 def _flaw_of_name(name: str) -> str | None:
-    if len(name) > _MAX_NAME:
-        return f"a name of {len(name)} characters; {_MAX_NAME} are the most"
-    if name.startswith("/"):
-        return f"{name!r} is an absolute path; write the tar with relative names"
-    if ".." in name.split("/"):
-        return f"{name!r} leads out of its folder; write the tar without .. in names"
-    if any("\ud800" <= letter <= "\udfff" for letter in name):
-        return f"{name!r} is not UTF-8; rename it"
-    if any(unicodedata.category(letter) == "Cc" for letter in name):
-        return f"{name!r} has control characters in its name; rename it"
-    return None
+    """A sample is told by its key alone, so that /a and a would be two of one."""
+    if fault := naming.fault(name):
+        return fault
+    return f"{name!r} is an absolute path; write the tar with relative names" if name.startswith("/") else None
 
 
 def _row(sample: _Sample, rules: Rules, *, seen: set[str]) -> tuple[int, int, int, int]:

@@ -16,7 +16,8 @@ from pipeline import storage
 from pipeline.data import index as sidecar
 from pipeline.data.dataset import Shard, shard_uri
 from pipeline.data.index import Index
-from pipeline.data.scan import IMAGE_EXTENSIONS, Rules, scan
+from pipeline.data.scan import Rules, scan
+from pipeline.tar.name import IMAGE_EXTENSIONS
 
 _OURS = Rules(label="cls", num_classes=1 << 31, max_member_bytes=(1 << 32) - 1)  # whatever an index can hold
 

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.datasets import naming, tar
+from pipeline import storage
+from pipeline.datasets import naming
 from pipeline.datasets.rows import Gathering, Rows
-from pipeline.datasets.tar import Member
+from pipeline.storage.ranged import Ranged
+from pipeline.tar.name import fault as fault_of
+from pipeline.tar.walk import Member, members
 
 _SUFFIXES = (".tar",)
 
@@ -59,17 +62,17 @@ class Tar:
     stop: int | None = None
 
     def scan(self, images: str) -> Rows:
-        file = tar.opened(self.uri, start=self.start, stop=self.stop)
+        file = Ranged(self.uri, start=self.start, stop=self.stop)
         found, inner = Gathering(), []
-        for member in tar.members(file):
+        for member in members(file, uri=f"{self.uri} (the tar at byte {self.start})" if self.start else self.uri):
             if self._is_tar(member):
-                inner.append((member.name, member.start, member.start + member.size))
+                inner.append((member.name, member.start, member.start + member.num_bytes))
             elif naming.is_image(member.name):
                 self._add(found, member)
         if inner and self.stop is not None:
             raise ValueError(f"{self.uri}: {inner[0][0]} is a tar in a tar in a tar; unpack the outermost")
         # What was found in a tar inside holds while the whole file has its size.
-        num_bytes = file.num_bytes if self.stop is None else tar.opened(self.uri).num_bytes
+        num_bytes = file.num_bytes if self.stop is None else storage.size(self.uri)
         return found.rows(num_bytes=num_bytes, unique=True, inner=tuple(inner))
 
     def inner(self, rows: Rows) -> "Sequence[Tar]":
@@ -81,14 +84,14 @@ class Tar:
     def _is_tar(self, member: Member) -> bool:
         if member.fault or not member.name.lower().endswith(_SUFFIXES) or naming.is_hidden(member.name):
             return False
-        if fault := naming.fault(member.name):
-            raise ValueError(f"{self.uri}: {member.name!r} is a tar, and {fault}; pack it under another name")
+        if fault := fault_of(member.name):
+            raise ValueError(f"{self.uri}: a tar in it: {fault}")
         return True
 
     def _add(self, found: Gathering, member: Member) -> None:
         parts = naming.parts(member.name)
         name = f"{self.name}/{member.name.lstrip('/')}"
-        fault = member.fault or naming.fault(member.name) or size_fault(member.size, self.source.max_image_mib)
+        fault = fault_of_image(member, max_image_mib=self.source.max_image_mib)
         of = self.of if len(parts) == 1 else parts[0 if self.source.class_folder == "first" else -2]
         if of is None:
             raise ValueError(
@@ -96,14 +99,17 @@ class Tar:
                 "<class>/<image>, one tar per class into a tar or a folder, or list images and labels in a table"
             )
         split = self.split or naming.held_out(name, self.source.holdout)
-        found.add(name, split=split, of=None if fault else of, offset=member.start, size=member.size, refused=fault)
+        start = self.start + member.start
+        found.add(name, split=split, of=None if fault else of, offset=start, size=member.num_bytes, refused=fault)
 
 
-def size_fault(size: int, max_image_mib: int) -> str:
-    """What is wrong with the size of an image in bytes, or nothing."""
-    if size == 0:
-        return "is empty"
-    return f"has {size} bytes, max_image_mib permits {max_image_mib}" if size > max_image_mib << 20 else ""
+def fault_of_image(member: Member, *, max_image_mib: int) -> str:
+    """Why a member that should be an image is none, or nothing."""
+    if fault := member.fault or fault_of(member.name):
+        return fault
+    if member.num_bytes > max_image_mib << 20:
+        return f"has {member.num_bytes} bytes, max_image_mib permits {max_image_mib}"
+    return "" if member.num_bytes else "is empty"
 
 
 def _stem(name: str) -> str:

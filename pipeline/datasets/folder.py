@@ -45,7 +45,7 @@ class Folder:
     def samples(self, split: str, indices: Sequence[int]) -> "Files":
         check_split(self, split)
         names = [self._split[split][index] for index in indices]
-        return Files(naming.absolute(self.path), tuple((name, self._labels[_class_of(name)]) for name in names))
+        return Files(storage.absolute(self.path), tuple((name, self._labels[_class_of(name)]) for name in names))
 
     @functools.cached_property
     def _names(self) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 from pipeline import storage
 from pipeline.datasets import naming
-from pipeline.datasets.ranged import Ranged
 from pipeline.datasets.rows import WHOLE
+from pipeline.storage.ranged import Ranged
 
 _ROWS_AT_ONCE = 128
 

@@ -107,7 +107,7 @@ class Collection:
             uri = "" if refused else _beside(task.piece.uri, name)
             return Image(naming.shown(name), uri, 0, WHOLE, label or 0, refused)
         uri = f"{task.at}.images" if each.copied else task.piece.uri
-        return Image(name, uri, int(each.offset_N[number]), size, label or 0, refused)
+        return Image(naming.shown(name), uri, int(each.offset_N[number]), size, label or 0, refused)
 
     def _label_of(self, name: str) -> int | None:
         """A number is a label itself, unless it is the name of a class."""

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.datasets import naming, parquet
-from pipeline.datasets.ranged import Ranged
 from pipeline.datasets.rows import WHOLE, Gathering, Rows, label_order
 from pipeline.datasets.webshards import check_classes, label_text
+from pipeline.storage.ranged import Ranged
+from pipeline.tar.name import fault as fault_of
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -134,9 +135,9 @@ def _name(name: Any, *, uri: str, number: int) -> tuple[str, str]:
             "download them first"
         )
     if not uri.startswith("s3://") or name.startswith("s3://"):
-        return name, naming.fault(name)
+        return name, fault_of(name)
     outside = name.startswith(("/", "file:///"))
-    return name, "is a path of some machine, and the table is in a bucket" if outside else naming.fault(name)
+    return name, "is a path of some machine, and the table is in a bucket" if outside else fault_of(name)
 
 
 def _text_rows(file: Ranged, *, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:

@@ -1,23 +1,20 @@
-"""Shards that others wrote for WebDataset: images and labels that share a key, side by side in tars.
+"""Shards that others wrote for WebDataset: images and labels that share a key, side by side in tars."""
 
-Source: https://github.com/webdataset/webdataset (the key of a member is its name up to the first dot of its last part).
-"""
-
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline.datasets import naming, tar
-from pipeline.datasets.archive import size_fault
-from pipeline.datasets.ranged import Ranged
+from pipeline.datasets import naming
+from pipeline.datasets.archive import fault_of_image
 from pipeline.datasets.rows import Gathering, Rows, label_order
-from pipeline.datasets.tar import Member
+from pipeline.storage.ranged import Ranged
+from pipeline.tar.name import IMAGE_EXTENSIONS, key_and_extension
+from pipeline.tar.walk import Member, members
 
 _SUFFIXES = (".tar",)
-_MEMBER = re.compile(r"^((?:.*/)?[^./]+)\.([^/]+)$", re.DOTALL)
-_EXTENSIONS = tuple(suffix[1:] for suffix in naming.SUFFIXES)
 _NEGATIVE = re.compile(r"-\d+")
 _MOST_LABEL_BYTES = 1 << 20
 _PEEK = 32  # members by which a tar is told to be a shard
@@ -25,7 +22,7 @@ _PEEK = 32  # members by which a tar is told to be a shard
 
 @dataclass(frozen=True)
 class WebShards:
-    """The tars of the folder `path`, one tar, or `<path>/{000000..000009}.tar`; a folder may have one per split.
+    """The tars of the folder `path`, which may have one per split; one tar; or such as `<path>/{000000..000009}.tar`.
 
     The label of a sample is its `.cls`, else the field `label` of its `.json`: a number that counts in `classes`, or
     the name of one. Without `classes`, numbers are their own names.
@@ -66,7 +63,7 @@ class WebShard:
     split: str | None
 
     def scan(self, images: str) -> Rows:
-        file = tar.opened(self.uri)
+        file = Ranged(self.uri)
         found = Gathering()
         for sample in _samples(file):
             self._add(found, sample)
@@ -76,17 +73,19 @@ class WebShard:
         return ()
 
     def _add(self, found: Gathering, sample: "_Sample") -> None:
-        extension = next((each for each in _EXTENSIONS if each in sample.members), None)
+        extension = next((each for each in IMAGE_EXTENSIONS if each in sample.members), None)
         if extension is None:
             return  # of text, or of something else that is no image
         image = sample.members[extension]
         name = f"{self.name}/{image.name.lstrip('/')}"
         label = _label(sample, self.source.label)
-        fault = image.fault or naming.fault(image.name) or size_fault(image.size, self.source.max_image_mib)
+        fault = fault_of_image(image, max_image_mib=self.source.max_image_mib)
         if label is None:
             fault = fault or f"has no label: no .cls, and no {self.source.label!r} in a .json"
         split = self.split or naming.held_out(name, self.source.holdout)
-        found.add(name, split=split, of=None if fault else label, offset=image.start, size=image.size, refused=fault)
+        found.add(
+            name, split=split, of=None if fault else label, offset=image.start, size=image.num_bytes, refused=fault
+        )
 
 
 @dataclass
@@ -100,11 +99,9 @@ class _Sample:
 
 def looks_like_shard(uri: str) -> bool:
     """Whether the tar at `uri` begins with samples as WebDataset writes them: with a label beside the image."""
-    extensions = set()
-    for _, member in zip(range(_PEEK), tar.members(tar.opened(uri)), strict=False):
-        match = _MEMBER.match(member.name)
-        extensions.add(match[2].lower() if match else "")
-    return bool(extensions & {"cls", "json"})
+    first = itertools.islice(members(Ranged(uri), uri=uri), _PEEK)
+    splits = (key_and_extension(member.name) for member in first)
+    return any(split is not None and split[1] in ("cls", "json") for split in splits)
 
 
 def check_classes(classes: Sequence[str]) -> None:
@@ -118,19 +115,18 @@ def check_classes(classes: Sequence[str]) -> None:
 
 def _samples(file: Ranged) -> Iterator[_Sample]:
     sample = _Sample("")
-    for member in tar.members(file):
-        match = _MEMBER.match(member.name)
-        if match is None or naming.is_hidden(member.name):
+    for member in members(file, uri=file.uri):
+        split = key_and_extension(member.name)
+        if split is None or naming.is_hidden(member.name):
             continue
-        key, extension = match[1], match[2].lower()
+        key, extension = split
         if key != sample.key:
             if sample.members:
                 yield sample
             sample = _Sample(key)
         sample.members[extension] = member
-        if extension in ("cls", "json") and not member.fault and member.size <= _MOST_LABEL_BYTES:
-            file.seek(member.start)
-            sample.texts[extension] = file.read(member.size)
+        if extension in ("cls", "json") and not member.fault and member.num_bytes <= _MOST_LABEL_BYTES:
+            sample.texts[extension] = file.read(member.num_bytes)
     if sample.members:
         yield sample
 

@@ -5,6 +5,9 @@ S3 come from the standard AWS environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, 
 
     write(join(root, "record.json"), data)      read(join(root, "record.json"), start=10, stop=20)
 
+Beside single files: `expression` says which files a user means, `stream` reads a file of any size once, `ranged` reads
+one here and there.
+
 Every function raises StorageError when the storage fails, and ValueError for a URI that cannot be meant.
 """
 
@@ -15,13 +18,14 @@ from typing import Protocol
 from pipeline.storage import local
 from pipeline.storage.counters import Counters, counters
 from pipeline.storage.error import NotFound, StorageError, Truncated
-from pipeline.storage.place import is_local, join, local_path, temporary_name
+from pipeline.storage.place import absolute, is_local, join, local_path, temporary_name
 
 __all__ = [
     "Counters",
     "NotFound",
     "StorageError",
     "Truncated",
+    "absolute",
     "check_writable",
     "counters",
     "download",

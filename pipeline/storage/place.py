@@ -1,5 +1,6 @@
 """What a URI names: a path of this machine, or a key of an S3 bucket. Touches neither."""
 
+import os
 import re
 import urllib.parse
 import uuid
@@ -31,6 +32,11 @@ def local_path(uri: str) -> Path:
     if uri.startswith("file://"):
         return Path(urllib.parse.unquote(urllib.parse.urlsplit(uri, allow_fragments=False).path))
     return Path(uri).expanduser() if uri.startswith("~/") else Path(uri)
+
+
+def absolute(uri: str) -> str:
+    """The same place for a process that was started in another folder."""
+    return os.path.abspath(local_path(uri)) if is_local(uri) else uri.rstrip("/")  # noqa: PTH100  links stay links
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:

@@ -20,9 +20,8 @@ from pipeline.data.decode import decode
 from pipeline.data.foreign import Foreign, classes_of
 from pipeline.data.plan import Plan
 from pipeline.data.reader import Reader
-from pipeline.data.stream import Stream
-from pipeline.data.tars import tars_of
 from pipeline.data.view import EvalView, apply
+from pipeline.storage.stream import Stream
 from tests.fakes import InProcessCluster
 
 SIZES = (7, 5, 8)
@@ -313,54 +312,6 @@ def test_class_names_are_lines(tmp_path):
         (tmp_path / "c").write_text(text)
         with pytest.raises(ValueError, match=f"line {line} is blank"):
             classes_of(str(tmp_path / "c"))
-
-
-# Which tars are meant.
-
-
-def test_expressions_name_tars_in_their_order(tmp_path, monkeypatch):
-    assert tars_of("s3://b/x-{08..11}.tar") == (
-        "s3://b",
-        {f"x-{n}.tar": f"s3://b/x-{n}.tar" for n in ("08", "09", "10", "11")},
-    )
-    assert list(tars_of("s3://b/d/{q,p}/{9..10}.tar")[1]) == ["q/9.tar", "q/10.tar", "p/9.tar", "p/10.tar"]
-    monkeypatch.chdir(tmp_path)
-    assert tars_of("d/x.tar") == (f"{tmp_path}/d", {"x.tar": f"{tmp_path}/d/x.tar"})
-
-
-def test_a_folder_means_its_tars_at_any_depth_by_name(tmp_path):
-    for name in ("b.tar", "a/c.tar", "a/c.txt", "d.tar.index"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert tars_of(f"{tmp_path}/") == (
-        str(tmp_path),
-        {"a/c.tar": f"{tmp_path}/a/c.tar", "b.tar": f"{tmp_path}/b.tar"},
-    )
-
-
-@pytest.mark.parametrize(
-    ("expression", "message"),
-    [
-        ("x-{5..2}.tar", r"\{5\.\.2\} must count up"),
-        ("x-{0..99999999}.tar", "must count up, to 1000000 numbers at most"),
-        ("x-{0..99999}-{0..99999}.tar", "names 10000000000 tars"),
-        ("x-{0..9.tar", "braces do not match"),
-        ("x-{0.9}.tar", "is neither a range"),
-        ("x-{1,1}.tar", "names a tar twice"),
-        ("https://x/y.tar", "unknown kind of storage"),
-    ],
-)
-def test_an_expression_that_cannot_be_meant_is_refused(expression, message):
-    with pytest.raises(ValueError, match=message):
-        tars_of(expression)
-
-
-def test_a_folder_without_tars_says_what_it_has(tmp_path):
-    with pytest.raises(ValueError, match=r"has no \*\.tar among 0 files"):
-        tars_of(str(tmp_path))
-    (tmp_path / "a.tar.gz").touch()
-    with pytest.raises(ValueError, match=r"a\.tar\.gz is compressed.*; decompress the tars"):
-        tars_of(str(tmp_path))
 
 
 # Looking at what was indexed.

@@ -53,7 +53,7 @@ def test_a_sound_tar_has_no_flaw(tmp_path):
         (b"", "is empty, not a tar"),
         (b"<!DOCTYPE html>" * 99, "is not a tar: no tar header at byte 0 (it starts with b'<!DOCTYP')"),
         (b"x" * 100, "is not a tar"),
-        (gzip.compress(b"a tar"), "is compressed (gzip), so that no sample can be read on its own; store the tar dec"),
+        (gzip.compress(b"a tar"), "is compressed (gzip), so that no image can be read on its own; unpack it with gun"),
         (bz2.compress(b"a tar"), "is compressed (bzip2)"),
         (ZSTD, "is compressed (zstd)"),
         (b"PK\x03\x04" + bytes(2000), "is compressed (zip)"),

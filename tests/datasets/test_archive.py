@@ -8,8 +8,8 @@ import pytest
 from packing import class_tar, jpeg, listed, opened, packed, refusals, special, write
 
 from pipeline import storage
-from pipeline.datasets import ranged
 from pipeline.datasets.archive import Archive
+from pipeline.storage import ranged
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
@@ -115,15 +115,20 @@ def test_what_cannot_be_an_image_is_refused_by_name_and_the_rest_is_taken(tmp_pa
     assert source.classes() == ("a",)
     assert refusals(source) == {
         "t.tar/a/twice.jpg": "its name comes again later in the same file, and the last one counts",
-        "t.tar/../../etc/passwd.jpg": "its name leads out of where it lies",
+        "t.tar/../../etc/passwd.jpg": "'../../etc/passwd.jpg' leads out of its folder; write names without ..",
         "t.tar/a/empty.jpg": "is empty",
         "t.tar/a/huge.jpg": "has 1048577 bytes, max_image_mib permits 1",
-        r"t.tar/a/bell\x07.jpg": "its name cannot be printed",
-        "t.tar/a/soft.jpg": "is a link to '/etc/passwd', not a file",
-        "t.tar/a/hard.jpg": "is a link to 'a/twice.jpg', not a file",
-        "t.tar/a/device.jpg": "is a device or a pipe, not a file",
+        r"t.tar/a/bell\x07.jpg": r"'a/bell\x07.jpg' has control characters in its name; rename it",
+        "t.tar/a/soft.jpg": "is a symbolic link; store the file itself (tar --dereference)",
+        "t.tar/a/hard.jpg": "is a hard link; store the file itself (tar --hard-dereference)",
+        "t.tar/a/device.jpg": "is a device; leave it out",
     }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scratch", "t.tar"]
+
+
+def test_a_name_that_only_cannot_be_printed_is_taken_and_its_key_escaped(tmp_path):
+    path = write(tmp_path / "t.tar", packed(("a/b\u202ec.jpg", jpeg(1))))
+    assert listed(opened(Archive(path), tmp_path)) == [(r"t.tar/a/b\u202ec.jpg", 0, jpeg(1))]
 
 
 def test_compressed_tars_are_refused_with_the_remedy(tmp_path):
@@ -137,20 +142,22 @@ def test_compressed_tars_are_refused_with_the_remedy(tmp_path):
     with pytest.raises(ValueError, match=r"2: t\.tar\.gz is compressed, and not read; unpack it into a plain \*\.tar"):
         opened(Archive(str(tmp_path / "2")), tmp_path)
     nested = write(tmp_path / "outer.tar", packed(("a.tar", gzip.compress(plain))))
-    with pytest.raises(ValueError, match=r"outer\.tar: is compressed"):
+    with pytest.raises(ValueError, match=r"outer\.tar \(the tar at byte 512\): is compressed"):
         opened(Archive(nested), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda tar: b"", "is no tar, or a damaged one"),
-        (lambda tar: b"<html>not found</html>" * 100, "is no tar, or a damaged one"),
-        (lambda tar: tar[:2600], "is no tar, or a damaged one"),
+        (lambda tar: b"", "is empty, not a tar"),
+        (lambda tar: b"<html>not found</html>" * 100, "is not a tar: no tar header at byte 0"),
+        (lambda tar: tar[:2600], "member 'a/2.jpg' at byte 2048 has 512 bytes by its header, 40 are left of the tar"),
+        (lambda tar: tar[:2100], "ends at byte 2100 without an end-of-archive mark: it was cut short"),
         (lambda tar: tar[:2048], "ends at byte 2048 without an end-of-archive mark: it was cut short"),
-        (lambda tar: tar[:2048] + b"x" * 512 + tar[2560:], "no tar header at byte 2048; it is damaged"),
+        (lambda tar: tar[:2048] + b"x" * 512 + tar[2560:], "no tar header at byte 2048 .* damaged"),
+        (lambda tar: tar + tar, "goes on at byte 10240, after its end-of-archive mark"),
     ],
-    ids=["empty", "no tar", "cut in a member", "cut between members", "a header overwritten"],
+    ids=["empty", "no tar", "cut in a member", "in a header", "between members", "a header overwritten", "joined"],
 )
 def test_damage_is_named_with_its_place(tmp_path, spoil, message):
     tar = packed(*((f"a/{i}.jpg", bytes(512)) for i in range(4)))
@@ -166,7 +173,7 @@ def test_a_header_that_promises_gigabytes_is_not_read(tmp_path):
     with path.open("wb") as file:
         file.write(header.tobuf())
         file.truncate(1 << 26)
-    with pytest.raises(ValueError, match=r"t\.tar: a header of 33554432 bytes at byte 512; it is damaged"):
+    with pytest.raises(ValueError, match=r"t\.tar: .* pax header of 33554432 bytes; 1048576 are the most"):
         opened(Archive(str(path)), tmp_path)
 
 
@@ -185,7 +192,7 @@ def test_a_tar_that_cannot_be_meant_is_refused(tmp_path, members, message):
 
 
 def test_a_path_that_holds_no_tars_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"nothing: no such file or folder; name a file or a folder of \*\.tar"):
+    with pytest.raises(ValueError, match=r"nothing: no files, or no such folder; name a file, .* of \*\.tar, or"):
         opened(Archive(str(tmp_path / "nothing")), tmp_path)
     write(tmp_path / "in" / "a" / "1.jpg", jpeg(0))
     with pytest.raises(ValueError, match=r"in: 1 files, none of them \*\.tar"):

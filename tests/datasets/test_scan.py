@@ -9,7 +9,7 @@ from packing import class_tar, jpeg, packed, write
 from pipeline import config as configs
 from pipeline import storage
 from pipeline.data.dataset import read_manifest
-from pipeline.datasets import rows, tar
+from pipeline.datasets import archive, rows
 from pipeline.datasets.archive import Archive
 from pipeline.datasets.folder import Folder
 from pipeline.datasets.scan import scanned
@@ -89,8 +89,8 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path, source_of, af
 
 def test_a_piece_that_was_scanned_is_not_scanned_again(tmp_path, monkeypatch):
     source, opened = nested(tmp_path), []
-    real = tar.opened
-    monkeypatch.setattr(tar, "opened", lambda uri, **range: opened.append(range.get("stop")) or real(uri, **range))
+    real = archive.Ranged
+    monkeypatch.setattr(archive, "Ranged", lambda uri, **range: opened.append(range["stop"]) or real(uri, **range))
     with pytest.raises(Killed):
         scanned(source, out=str(tmp_path / "out"), cluster=DyingCluster(4))
     before = len([stop for stop in opened if stop])

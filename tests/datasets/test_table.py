@@ -125,7 +125,7 @@ def test_rows_that_name_no_image_are_refused_one_by_one(folder, tmp_path):
     source = opened(Table(path), tmp_path)
     assert [key for key, *_ in listed(source)] == ["pics/1.jpg"]
     assert refusals(source) == {
-        "../secret.jpg": "its name leads out of where it lies",
+        "../secret.jpg": "'../secret.jpg' leads out of its folder; write names without ..",
         "pics/none.jpg": "there is no such file",
         "row 4 of t.csv": "names no image ('')",
         "pics/2.jpg": "has no label ('')",

@@ -6,45 +6,63 @@ Knows no samples. Whatever a header says is checked before it is believed: the t
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-
-from pipeline.data.stream import Stream
+from typing import Protocol
 
 _BLOCK = 512
 _MAX_EXTENSION_BYTES = 1 << 20  # of a long name or a pax header; real ones have some hundred
 _SHOWN = 200  # characters of a name in a message
-_FILES, _DIRECTORY = (b"0", b"\0", b"7"), b"5"
+_FILES, _DIRECTORY, _SPARSE = (b"0", b"\0", b"7"), b"5", b"S"
 _PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK, _VOLUME = (b"x", b"X"), b"g", b"L", b"K", b"V"
-_OTHERS = {
+_OF_OTHERS = (*_PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK, _VOLUME)  # they speak of members to come, or of the tar
+_WITHOUT_BYTES = (b"1", b"2", b"3", b"4", b"6")
+_FAULTS = {
     b"1": "is a hard link; store the file itself (tar --hard-dereference)",
     b"2": "is a symbolic link; store the file itself (tar --dereference)",
     b"3": "is a device; leave it out",
     b"4": "is a device; leave it out",
     b"6": "is a pipe; leave it out",
-    b"S": "is a sparse file; write it without --sparse",
+    _SPARSE: "is a sparse file; write it without --sparse",
     b"M": "goes on in another volume; write a tar of one volume",
 }
 _COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x04\x22\x4d\x18": "lz4",
-    b"PK\x03\x04": "zip",
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"\x04\x22\x4d\x18": ("lz4", "unlz4"),
+    b"PK\x03\x04": ("zip", "unzip"),
 }
 _OCTAL = re.compile(rb" *([0-7]*) *(?:\0.*)?", re.DOTALL)
 _PAX_RECORD = re.compile(rb"(\d{1,9}) ")
 
 
+class Bytes(Protocol):
+    """The bytes of a tar, front to back: a `Stream` lets all of them pass, a `Ranged` skips what nobody reads."""
+
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def position(self) -> int: ...
+    def read(self, num_bytes: int, /) -> bytes:
+        """The next bytes, fewer than `num_bytes` only at the end."""
+        ...
+
+    def skip_to(self, position: int) -> None: ...
+
+
 @dataclass(frozen=True)
 class Member:
-    """A plain file of a tar: its bytes are [start, start + num_bytes).
+    """A member of a tar whose header is at byte `at`, and whose bytes are [start, start + num_bytes).
 
-    `name` is as the tar has it, with bytes that are not UTF-8 as lone surrogates: not to be used as a path.
+    `name` is as the tar has it, with bytes that are not UTF-8 as lone surrogates: not to be used as a path. `fault`
+    says why it is no plain file, whose bytes would be those of an image: a link, a device, a sparse file.
     """
 
     name: str
+    at: int
     start: int
     num_bytes: int
+    fault: str = ""
 
 
 @dataclass
@@ -62,43 +80,64 @@ class _Said:
         return {keyword: value for keyword, value in found.items() if value}  # an empty one takes a global one back
 
 
-def members(tar: Stream, *, uri: str) -> Iterator[Member]:
-    """Every plain file in order; between two of them the caller may take its bytes from the stream. Directories are
-    passed over.
+def members(tar: Bytes, *, uri: str) -> Iterator[Member]:
+    """Every member in order; between two of them the caller may take the bytes of the first. Directories are passed
+    over.
 
-    ValueError, calling the tar `uri`, if it is none, is compressed, is cut short, has something after its end, or
-    holds what has no bytes of its own here (links, devices, sparse files).
+    ValueError, calling the tar `uri`, if it is none, is compressed, is cut short, or has something after its end.
     """
     said = _Said()
-    while True:
-        at = tar.position
-        header = _header(tar, uri=uri)
-        if header is None:
-            return
-        kind, records = header[156:157], {}
-        if kind in _FILES or kind == _DIRECTORY:
-            records = said.of_next()
+    while (header := _header(tar, uri=uri)) is not None:
+        at, kind = tar.position - _BLOCK, header[156:157]
+        records = {} if kind in _OF_OTHERS else said.of_next()
         name = _name(header, records)
-        where = f"{uri}: member {name[:_SHOWN]!r} at byte {at}"
+        where = _where(uri, name, at)
         num_bytes = _size(header, records, where=where)
-        if kind in _OTHERS or any(record.startswith("GNU.sparse.") for record in records):
-            raise ValueError(f"{where} {_OTHERS.get(kind, _OTHERS[b'S'])}")
         if kind == _DIRECTORY or (kind == b"\0" and name.endswith("/")):  # the second is how tars of old said it
             continue
-        if num_bytes > tar.left:
-            raise ValueError(
-                f"{where} has {num_bytes} bytes by its header, {tar.left} are left of the tar: it was cut short, or "
-                "the header is damaged; copy it again"
-            )
+        if kind in _WITHOUT_BYTES:
+            num_bytes = 0
+        elif kind == _SPARSE:
+            _pass_map(header, tar)
         start = tar.position
-        if kind in _FILES:
-            yield Member(name, start, num_bytes)
-        else:
+        if num_bytes > tar.num_bytes - start:
+            raise ValueError(
+                f"{where} has {num_bytes} bytes by its header, {tar.num_bytes - start} are left of the tar: it was cut "
+                "short, or the header is damaged; copy it again"
+            )
+        if kind in _OF_OTHERS:
             _hear(said, kind, tar, num_bytes, where=where)
+        else:
+            yield Member(name, at, start, num_bytes, _fault(kind, records))
         tar.skip_to(min(start + num_bytes + -num_bytes % _BLOCK, tar.num_bytes))
 
 
-def _header(tar: Stream, *, uri: str) -> bytes | None:
+def files(tar: Bytes, *, uri: str) -> Iterator[Member]:
+    """`members` of a tar that should hold plain files only: ValueError for the first that is none."""
+    for member in members(tar, uri=uri):
+        if member.fault:
+            raise ValueError(f"{_where(uri, member.name, member.at)} {member.fault}")
+        yield member
+
+
+def _where(uri: str, name: str, at: int) -> str:
+    return f"{uri}: member {name[:_SHOWN]!r} at byte {at}"
+
+
+def _fault(kind: bytes, records: dict[str, bytes]) -> str:
+    if any(record.startswith("GNU.sparse.") for record in records):
+        return _FAULTS[_SPARSE]
+    return "" if kind in _FILES else _FAULTS.get(kind, f"is of the unknown kind {kind!r}; write plain files")
+
+
+def _pass_map(header: bytes, tar: Bytes) -> None:
+    """Pass over where the holes of a sparse file are, if the header has no room for it."""
+    more = header[482]
+    while more and len(block := tar.read(_BLOCK)) == _BLOCK:
+        more = block[504]
+
+
+def _header(tar: Bytes, *, uri: str) -> bytes | None:
     """The next header; None at the end of the archive."""
     at, block = tar.position, tar.read(_BLOCK)
     if not tar.num_bytes:
@@ -118,10 +157,11 @@ def _header(tar: Stream, *, uri: str) -> bytes | None:
 
 
 def _check_kind(block: bytes, *, uri: str) -> None:
-    for magic, name in _COMPRESSED.items():
+    for magic, (name, remedy) in _COMPRESSED.items():
         if block.startswith(magic):
             raise ValueError(
-                f"{uri}: is compressed ({name}), so that no sample can be read on its own; store the tar decompressed"
+                f"{uri}: is compressed ({name}), so that no image can be read on its own; unpack it with {remedy} into "
+                "a plain .tar (images are compressed already)"
             )
     if len(block) < _BLOCK or (any(block) and not _is_header(block)):
         raise ValueError(f"{uri}: is not a tar: no tar header at byte 0 (it starts with {block[:8]!r})")
@@ -137,9 +177,9 @@ def _is_header(block: bytes) -> bool:
     return not missing or missing == 256 * sum(byte > 127 for byte in others)
 
 
-def _check_end(tar: Stream, *, uri: str) -> None:
+def _check_end(tar: Bytes, *, uri: str) -> None:
     """Only zeros may follow the end: no reader of tars would find what else there is."""
-    while tar.left:
+    while tar.position < tar.num_bytes:
         if rest := tar.read(1 << 16).lstrip(b"\0"):
             at = tar.position - len(rest)
             raise ValueError(
@@ -149,7 +189,7 @@ def _check_end(tar: Stream, *, uri: str) -> None:
 
 
 def _name(header: bytes, records: dict[str, bytes]) -> str:
-    name = records.get("path")
+    name = records.get("GNU.sparse.name", records.get("path"))
     if name is None:
         name, prefix = header[:100].partition(b"\0")[0], header[345:500].partition(b"\0")[0]
         if prefix and header[257:263] == b"ustar\0":  # GNU's own format keeps times there
@@ -172,12 +212,10 @@ def _size(header: bytes, records: dict[str, bytes], *, where: str) -> int:
     return int(match[1] or b"0", 8)
 
 
-def _hear(said: _Said, kind: bytes, tar: Stream, num_bytes: int, *, where: str) -> None:
+def _hear(said: _Said, kind: bytes, tar: Bytes, num_bytes: int, *, where: str) -> None:
     """Take note of a header that speaks of members to come."""
     if kind in (_VOLUME, _LONG_LINK):
         return
-    if kind not in (*_PAX, _PAX_GLOBAL, _LONG_NAME):
-        raise ValueError(f"{where} is of the unknown kind {kind!r}; write plain files")
     if num_bytes > _MAX_EXTENSION_BYTES:
         raise ValueError(
             f"{where}: a name or pax header of {num_bytes} bytes; {_MAX_EXTENSION_BYTES} are the most that is read"

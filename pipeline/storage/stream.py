@@ -1,6 +1,6 @@
-"""A file of storage read once, front to back, in ranges: a shard of any size passes through bounded memory.
+"""A file read once, front to back, in ranges: one of any size passes through bounded memory.
 
-Knows no tar. Ranges are read ahead, so that storage is busy while what has come is looked at.
+Knows no format. Ranges are read ahead, so that storage is busy while what has come is looked at.
 """
 
 import collections
@@ -66,7 +66,7 @@ class Stream:
             pass
 
     def digest(self) -> str:
-        """xxh3_128 of the whole file, of which the rest passes now: what a Shard is checked by."""
+        """xxh3_128 of the whole file, of which the rest passes now, as 32 hex digits."""
         self.skip_to(self.num_bytes)
         return self._digest.hexdigest()
 

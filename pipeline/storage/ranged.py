@@ -1,4 +1,4 @@
-"""A file on storage as a seekable stream that reads blocks: what parsers of the libraries want. Knows no format."""
+"""A file read here and there, in blocks: only what is asked for, and a little after it. Knows no format."""
 
 import io
 import os
@@ -11,12 +11,11 @@ _BLOCK_BYTES, _LOCAL_BLOCK_BYTES = 1 << 20, 1 << 12
 
 
 class Ranged(io.RawIOBase):
-    """The bytes [start, stop) of a file. `most_bytes` is what a single read may ask for: ValueError beyond."""
+    """The bytes [start, stop) of a file, which are counted from `start`: a file as parsers of the libraries want it."""
 
-    def __init__(self, uri: str, *, start: int = 0, stop: int | None = None, most_bytes: int | None = None) -> None:
+    def __init__(self, uri: str, *, start: int = 0, stop: int | None = None) -> None:
         self.uri, self.start = uri, start
         self.num_bytes = (storage.size(uri) if stop is None else stop) - start
-        self._most_bytes = most_bytes
         self._block_bytes = _LOCAL_BLOCK_BYTES if storage.is_local(uri) else _BLOCK_BYTES
         self._at, self._block, self._block_at = 0, b"", 0
 
@@ -29,6 +28,15 @@ class Ranged(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
+    @property
+    def position(self) -> int:
+        """How many bytes are before what is read next."""
+        return self._at
+
+    def skip_to(self, position: int) -> None:
+        """Go on at `position`; what is between is not read."""
+        self._at = position
+
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.num_bytes}[whence]
         self._at = max(0, origin + offset)
@@ -38,8 +46,6 @@ class Ranged(io.RawIOBase):
         """As many bytes as asked for, fewer only at the end."""
         left = max(0, self.num_bytes - self._at)
         size = left if size is None or size < 0 else min(size, left)
-        if self._most_bytes is not None and size > self._most_bytes:
-            raise ValueError(f"{self.uri}: a header of {size} bytes at byte {self.start + self._at}; it is damaged")
         within = self._at - self._block_at
         if not 0 <= within <= len(self._block) - size:
             stop = min(self.num_bytes, self._at + max(size, self._block_bytes))
