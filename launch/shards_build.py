@@ -230,7 +230,7 @@ class Untracked:
 def summary(result: Mapping[str, Any], *, out: str) -> str:
     """What was made, for people."""
     from pipeline.data.dataset import read_manifest
-    from pipeline.data.quarantine import quarantine_uri
+    from pipeline.data.quarantine import list_uri
 
     manifest = read_manifest(out)
     if len(manifest.classes) == 1:
@@ -246,7 +246,7 @@ def summary(result: Mapping[str, Any], *, out: str) -> str:
     for split, counts in manifest.class_counts.items():
         lines.append(f"  {split}: {sum(counts)} samples; {balance(counts, manifest.classes)}")
     left_out = result["quarantined"]
-    lines.append(f"  left out: {left_out}" + (f"; see {quarantine_uri(out)}" if left_out else ""))
+    lines.append(f"  left out: {left_out}" + (f"; see {list_uri(out)}" if left_out else ""))
     lines.append(f"  digest: {result['digest']}")
     return "\n".join([*lines, f"Look at it: tessera shards show {out} --out sheet.png"])
 

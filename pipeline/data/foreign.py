@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import storage
+from pipeline import record, storage
 from pipeline.data import index as sidecar
 from pipeline.data import shards
 from pipeline.data.dataset import Manifest, Shard, read_manifest, write_manifest
 from pipeline.data.index import Index
-from pipeline.data.left_out import LeftOut, list_uri, read_list, write_list
+from pipeline.data.quarantine import LeftOut, list_uri, read_list, write_list
 from pipeline.data.scan import MAX_CLASSES, MAX_MEMBER_BYTES, Flaw, Rules, scan
 from pipeline.stage import Cluster
 from pipeline.storage.expression import files_of
@@ -84,8 +84,9 @@ class Indexed:
     broken: str | None = None
 
     def left_out(self) -> list[LeftOut]:
-        samples = [LeftOut(self.name, flaw.key, flaw.reason) for flaw in self.flaws]
-        return [*samples, LeftOut(self.name, None, self.broken)] if self.broken else samples
+        split = self.name.partition("/")[0]
+        samples = [LeftOut(split, self.name, flaw.key, flaw.reason) for flaw in self.flaws]
+        return [*samples, LeftOut(split, self.name, None, self.broken)] if self.broken else samples
 
 
 @dataclass
@@ -134,7 +135,7 @@ def index(config: Foreign, *, out: str, cluster: Cluster) -> Manifest:
     jobs = [Job(out, name, uri, rules, anew=name in to_redo) for name, uri in names.items()]
     found = _collect(cluster.map(index_shard, jobs, title=f"index {config.split}"), config, num_jobs=len(jobs))
     kept = names.keys() - found.through
-    others = [one for one in listed if one.shard in kept or not one.shard.startswith(f"{config.split}/")]
+    others = [one for one in listed if one.shard in kept or one.split != config.split]
     _put_flawed(out, found, others)
     _check_sound(config, out, found, num_jobs=len(jobs))
     manifest = _manifest(config, found, before=before, classes=classes, folder=folder)
@@ -183,6 +184,8 @@ def _manifest_before(out: str) -> Manifest | None:
     try:
         manifest = read_manifest(out)
     except storage.NotFound:
+        if storage.exists(storage.join(out, record.BEGUN)):
+            raise ValueError(f"{out}: a data set is being prepared there; name another place for the indexes") from None
         return None
     if manifest.source.get("is") != _KIND:
         raise ValueError(f"{out}: holds the prepared data set {manifest.name}; name another place for the indexes")

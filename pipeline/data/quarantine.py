@@ -1,4 +1,7 @@
-"""Images that were left out of a data set, and why: a list for people, and lists for a run that goes on."""
+"""Samples that were left out of a data set, and why: quarantine.jsonl beside its manifest, a line for each.
+
+What a run needs to know of its own shards to go on is kept beside it, and forgotten when the data set is whole.
+"""
 
 import json
 from collections.abc import Sequence
@@ -11,49 +14,68 @@ _FOLDER = "left_out"
 
 
 @dataclass(frozen=True)
-class Quarantined:
-    """An image that was left out, and why."""
+class LeftOut:
+    """A sample that was to be in `shard`, or the shard as a whole (`key` None), and why it cannot be used."""
 
     split: str
-    key: str
+    shard: str
+    key: str | None
     reason: str
 
+    def __str__(self) -> str:
+        # A key is somebody else's text: as it is, it could talk to the terminal.
+        return self.reason if self.key is None else f"{self.shard}: {self.key!r}: {self.reason}"
 
-def quarantine_uri(out: str) -> str:
-    """Where the list of the data set at `out` is, if an image was left out."""
+
+def list_uri(out: str) -> str:
+    """Where the list of the data set at `out` is, if anything was left out."""
     return storage.join(out, _FILE)
 
 
-def write(out: str, quarantined: Sequence[Quarantined]) -> None:
-    """The list of the whole data set; no list where nothing was left out."""
-    if quarantined:
-        storage.write(quarantine_uri(out), _encoded(quarantined))
+def read_list(out: str) -> list[LeftOut]:
+    """What is listed, [] where there is no list; ValueError if the file is another one."""
+    where = list_uri(out)
+    try:
+        return _decoded(storage.read(where))
+    except storage.NotFound:
+        return []
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: is not a list of what was left out ({error}); name another place") from error
+
+
+def write_list(out: str, entries: Sequence[LeftOut]) -> None:
+    """The list with these entries; no file where there are none."""
+    if entries:
+        storage.write(list_uri(out), _encoded(entries))
     else:
-        storage.remove(quarantine_uri(out))
+        storage.remove(list_uri(out))
 
 
-def keep(out: str, name: str, quarantined: Sequence[Quarantined]) -> None:
-    """Remember what was left out of the shard `name`, so that a run that goes on need not look at it again."""
-    storage.write(_kept_uri(out, name), _encoded(quarantined))
+def keep(out: str, shard: str, entries: Sequence[LeftOut]) -> None:
+    """Remember what was left out of a shard, so that a run that goes on need not look at it again."""
+    storage.write(_kept_uri(out, shard), _encoded(entries))
 
 
-def kept(out: str, name: str) -> tuple[Quarantined, ...]:
+def kept(out: str, shard: str) -> tuple[LeftOut, ...]:
     """What is remembered of a shard."""
     try:
-        lines = storage.read(_kept_uri(out, name)).splitlines()
+        return tuple(_decoded(storage.read(_kept_uri(out, shard))))
     except storage.NotFound:
         return ()
-    return tuple(Quarantined(**json.loads(line)) for line in lines)
 
 
 def forget(out: str) -> None:
-    """Remember nothing, so that the next run looks at every image that was left out again."""
+    """Remember nothing, so that the next run looks at every sample that was left out again."""
     storage.remove_tree(storage.join(out, _FOLDER))
 
 
-def _kept_uri(out: str, name: str) -> str:
-    return storage.join(out, _FOLDER, f"{name}.jsonl")
+def _kept_uri(out: str, shard: str) -> str:
+    return storage.join(out, _FOLDER, f"{shard}.jsonl")
 
 
-def _encoded(quarantined: Sequence[Quarantined]) -> bytes:
-    return "".join(json.dumps(asdict(entry)) + "\n" for entry in quarantined).encode()
+def _encoded(entries: Sequence[LeftOut]) -> bytes:
+    return "".join(json.dumps(asdict(entry)) + "\n" for entry in entries).encode()
+
+
+def _decoded(data: bytes) -> list[LeftOut]:
+    return [LeftOut(**json.loads(line)) for line in data.splitlines()]

@@ -21,7 +21,7 @@ from pipeline.data.dataset import Manifest, Shard, write_manifest
 from pipeline.data.decode import Corrupt
 from pipeline.data.limit import Limits, fitted
 from pipeline.data.plan import permutation
-from pipeline.data.quarantine import Quarantined, quarantine_uri
+from pipeline.data.quarantine import LeftOut
 from pipeline.datasets import scan
 from pipeline.datasets.archive import Archive
 from pipeline.datasets.digits import Digits
@@ -91,7 +91,7 @@ class Written:
     split: str
     shard: Shard | None
     class_counts: tuple[int, ...]
-    quarantined: tuple[Quarantined, ...] = ()
+    quarantined: tuple[LeftOut, ...] = ()
 
 
 def prepare(config: Prepare, *, out: str, cluster: Cluster, track: Track) -> Mapping[str, Any]:
@@ -107,11 +107,11 @@ def prepare(config: Prepare, *, out: str, cluster: Cluster, track: Track) -> Map
     parts = Parts(config, out, source=source)
     written = _collect(cluster.map(write_part, parts, title=f"prepare {source.name}"), parts, config)
     quarantined = [entry for part in written for entry in part.quarantined]
-    quarantine.write(out, quarantined)
+    quarantine.write_list(out, quarantined)
     if len(quarantined) > config.max_corrupt:
         quarantine.forget(out)  # they may be mended before the next attempt
         raise ValueError(
-            f"{quarantine_uri(out)}: {len(quarantined)} images are corrupt (the first: {quarantined[0].key} "
+            f"{quarantine.list_uri(out)}: {len(quarantined)} images are corrupt (the first: {quarantined[0].key} "
             f"{quarantined[0].reason}), max_corrupt permits {config.max_corrupt}; mend or remove what the file lists, "
             "or permit more"
         )
@@ -131,7 +131,7 @@ def write_part(part: Part) -> Written:
     """Write one shard, unless it is on storage already; runs on a worker. ValueError for a label that is no class."""
     if done := _finished(part):
         return done
-    quarantined: list[Quarantined] = []
+    quarantined: list[LeftOut] = []
     labels: list[int] = []
     sound = _sound(part, labels=labels, quarantined=quarantined)
     first = next(sound, None)
@@ -217,11 +217,11 @@ def _finished(part: Part) -> Written | None:
     return Written(part.split, shard, _counts(labels, part), left_out)
 
 
-def _sound(part: Part, *, labels: list[int], quarantined: list[Quarantined]) -> Iterator[tuple[int, Sample]]:
+def _sound(part: Part, *, labels: list[int], quarantined: list[LeftOut]) -> Iterator[tuple[int, Sample]]:
     """The samples that are taken, numbered; one that is not leaves a gap in the numbers."""
     for number, sample in enumerate(part.samples, start=part.first):
         if isinstance(sample, Refused):
-            quarantined.append(Quarantined(part.split, sample.key, sample.reason))
+            quarantined.append(LeftOut(part.split, part.name, sample.key, sample.reason))
             continue
         if not 0 <= sample.label < part.num_classes:
             raise ValueError(
@@ -230,7 +230,7 @@ def _sound(part: Part, *, labels: list[int], quarantined: list[Quarantined]) -> 
         try:
             image, extension = fitted(sample.image, extension=sample.extension, limits=part.limits)
         except Corrupt as error:
-            quarantined.append(Quarantined(part.split, sample.key, str(error)))
+            quarantined.append(LeftOut(part.split, part.name, sample.key, str(error)))
             continue
         labels.append(sample.label)
         yield number, replace(sample, image=image, extension=extension)

@@ -55,8 +55,9 @@ def index(tars, out, **options):
 
 
 def quarantine(out: str) -> list[tuple[str, str | None]]:
-    lines = storage.read(storage.join(out, "quarantine.jsonl")).splitlines()
-    return [(line["shard"], line["key"]) for line in map(json.loads, lines)]
+    lines = list(map(json.loads, storage.read(storage.join(out, "quarantine.jsonl")).splitlines()))
+    assert all(line["shard"].startswith(f"{line['split']}/") for line in lines)
+    return [(line["shard"], line["key"]) for line in lines]
 
 
 def assert_batches_are_those_of_the_pictures(uri: str, **options) -> None:
@@ -249,7 +250,7 @@ def test_all_broken_tars_are_told_at_once_and_the_others_indexed(tars, out, scan
 
 def test_a_list_that_is_not_ours_is_left_alone(tars, out):
     storage.write(storage.join(out, "quarantine.jsonl"), b'{"split": "train", "key": "a", "reason": "b"}')
-    with pytest.raises(ValueError, match=r"quarantine\.jsonl: is not a list of an indexing .*; name another place"):
+    with pytest.raises(ValueError, match=r"quarantine\.jsonl: is not a list of what was left out .*; name another"):
         index(tars, out)
 
 
@@ -288,6 +289,13 @@ def test_a_prepared_data_set_is_not_overwritten(tars, tmp_path):
     data_set(tmp_path / "ours", sizes=(2,))
     with pytest.raises(ValueError, match="holds the prepared data set pictures; name another place"):
         index(tars, str(tmp_path / "ours"))
+
+
+def test_a_data_set_that_is_being_prepared_is_left_alone(tars, out):
+    storage.write(storage.join(out, "begun.json"), b"{}")
+    with pytest.raises(ValueError, match="ours: a data set is being prepared there; name another place"):
+        index(tars, out)
+    assert storage.listing(out) == ["begun.json"]
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,7 @@ def test_corrupt_images_are_left_out_and_listed_up_to_the_permitted_number(tmp_p
     assert {line["split"] for line in lines} == {"train"}
     assert all(line["reason"] for line in lines)
     manifest = read_manifest(out)
+    assert {line["shard"] for line in lines} <= {shard.name for shard in manifest.shards("train")}
     assert manifest.class_counts == {"train": (5, 5, 5, 5)}
     assert sum(read_index(out, shard).num_samples for shard in manifest.shards("train")) == 20
 
