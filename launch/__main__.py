@@ -5,8 +5,6 @@ Exit codes: 0 done, 1 a run failed, 2 usage or configuration, 3 not found, 4 sto
 """
 
 import logging
-import signal
-import sys
 from enum import StrEnum
 from typing import Annotated
 
@@ -75,7 +73,6 @@ def run(
 ) -> None:
     """Make what a recipe asks for and is not there yet. The same command goes on where a killed run stopped."""
     with errors(debug=debug, log_format="json" if log_format is LogFormat.json else "text"):
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         from launch import run as running
         from launch.recipe import load
 

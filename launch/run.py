@@ -53,7 +53,7 @@ def execute(recipe: Recipe, where: Where, *, rebuild: Collection[str] = ()) -> d
     if storage.is_local(where.root):  # workers have folders of their own, so a relative path would be another there
         where = replace(where, root=str(storage.local_path(where.root).absolute()))
     storage.check_writable(where.root)
-    with _alone(where.root):
+    with alone(where.root):
         steps = runner.plan(recipe.stages, root=where.root, rebuild=rebuild)
         if refused := [step for step in steps if step.action == "refuse"]:
             raise Drifted("\n".join(step.why for step in refused))
@@ -67,7 +67,7 @@ def execute(recipe: Recipe, where: Where, *, rebuild: Collection[str] = ()) -> d
 
 
 def _run(recipe: Recipe, where: Where, rebuild: Collection[str], *, launcher: runner.Launcher) -> dict[str, Artifact]:
-    return runner.run(recipe.stages, root=where.root, launcher=launcher, code=_code(), rebuild=rebuild)
+    return runner.run(recipe.stages, root=where.root, launcher=launcher, code=code(), rebuild=rebuild)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _tracked(recipe: Recipe, where: Where, identity: str) -> Iterator[tuple[Trac
     key = f"{recipe.name}/{identity}"
     tracker = Tracker(where.tracking, experiment=recipe.name, spool=spool_of(where.root))
     try:
-        tags = {"recipe": recipe.name, "root": where.root, "code": _code()}
+        tags = {"recipe": recipe.name, "root": where.root, "code": code()}
         with tracker.run(key, name=f"{recipe.name} {identity}", kind="pipeline", tags=tags) as track:
             track.params({"root": where.root, "stages": ", ".join(s.name for s in in_order(recipe.stages))})
             yield tracker, key
@@ -143,7 +143,7 @@ def _identity(recipe: Recipe, root: str) -> str:
 
 
 @contextlib.contextmanager
-def _alone(root: str) -> Iterator[None]:
+def alone(root: str) -> Iterator[None]:
     """Two runs on one root would write into each other's outputs. A lock of this machine; it ends with the process."""
     if storage.is_local(root):  # in the folder itself, by whatever name it was reached
         path = storage.local_path(root) / ".tessera.lock"
@@ -158,7 +158,7 @@ def _alone(root: str) -> Iterator[None]:
         yield
 
 
-def _code() -> str:
+def code() -> str:
     """The commit this code is from, marked where files differ from it; the version for an installed package."""
     here = Path(__file__).parent
     try:

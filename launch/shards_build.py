@@ -1,8 +1,6 @@
 """`tessera shards build`: images as they were found (a folder, tars, a table, shards of others) become a data set."""
 
 import logging
-import signal
-import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -174,7 +172,7 @@ def make(config: "Prepare", *, out: str, address: str | None) -> Mapping[str, An
     look()  # what is not there is said before anything is begun
     stage = Stage("shards", prepare, config)
     storage.check_writable(out)
-    with run._alone(out):
+    with run.alone(out):
         if done := _begun(stage, out, record.DONE):
             log.info("%s: done already; nothing to do", out)
             return done.result or {}
@@ -182,15 +180,13 @@ def make(config: "Prepare", *, out: str, address: str | None) -> Mapping[str, An
         if begun is None:
             if storage.exists(manifest_uri(out)):
                 raise ValueError(f"{out}: holds a data set already, which was not made by this command; name another")
-            begun = record.Record(uuid.uuid4().hex, stage.name, stage.identity(), {}, encode(config), run._code())
+            begun = record.Record(uuid.uuid4().hex, stage.name, stage.identity(), {}, encode(config), run.code())
             record.write(out, begun, record.BEGUN)
         else:
             log.info("%s: goes on where it was", out)
         started = time.monotonic()
         log.info("starting Ray (%s)", address or "local")
         with connected(address=address) as cluster:
-            # Only now, since Ray has a handler of its own, which would abort.
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             result = prepare(config, out=out, cluster=cluster, track=Untracked())
         wall_s = time.monotonic() - started
         record.write(out, replace(begun, config=encode(config), result=result, wall_s=wall_s))

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ def connected(*, address: str | None, cpus: int | None = None) -> Iterator["RayC
         os.environ.setdefault(name, value)
     import ray
 
+    terminated = signal.getsignal(signal.SIGTERM)
     if address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     else:
@@ -41,6 +43,8 @@ def connected(*, address: str | None, cpus: int | None = None) -> Iterator["RayC
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
+    # Ray has put a handler of its own in the place of ours, by which whoever waits for Ray would be aborted.
+    signal.signal(signal.SIGTERM, terminated or signal.SIG_DFL)
     try:
         yield RayCluster(Resources())
     finally:

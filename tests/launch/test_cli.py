@@ -241,13 +241,28 @@ def stages():
     time.sleep(600)
 """
 
+COMPUTING = """
+import pathlib, time
+from dataclasses import dataclass
+from pipeline.stage import Stage
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_ends_with_the_code_of_its_signal(tmp_path, number, code):
-    (tmp_path / "sleeping.py").write_text(SLEEPING)
+@dataclass(frozen=True)
+class Wait:
+    where: str
+
+def wait(config, *, out, cluster, track):
+    list(cluster.map(lambda where: (pathlib.Path(where).touch(), time.sleep(600)), [config.where], title="wait"))
+
+def stages():
+    return (Stage("wait", wait, Wait(str(pathlib.Path("begun").absolute()))),)
+"""
+
+
+def signalled(folder: Path, *words: str, number: int, begun: str) -> tuple[int, str]:
+    """How a command ends, and what it says, that gets a signal when there is a file `begun`."""
     with subprocess.Popen(
-        [sys.executable, "-m", "launch", "run", "sleeping.py"],
-        cwd=tmp_path,
+        [sys.executable, "-m", "launch", *words],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
@@ -255,14 +270,32 @@ def test_an_interrupted_run_ends_with_the_code_of_its_signal(tmp_path, number, c
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     ) as process:
         try:
-            while not (tmp_path / "begun").exists():
+            while not (folder / begun).exists():
                 assert process.poll() is None
                 time.sleep(0.02)
             process.send_signal(number)
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == code
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("recipe", [SLEEPING, COMPUTING])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_ends_with_the_code_of_its_signal(tmp_path, recipe, number, code):
+    (tmp_path / "mine.py").write_text(recipe)
+    ended, err = signalled(tmp_path, "run", "mine.py", number=number, begun="begun")
+    assert ended == code
     assert "Traceback" not in err
-    if number == signal.SIGINT:
-        assert "interrupted; the same command goes on from here" in err
+    how = "interrupted" if number == signal.SIGINT else "terminated"
+    assert err.splitlines()[-1].endswith(f"error: {how}; the same command goes on from here")
+
+
+def test_a_data_set_whose_making_is_terminated_ends_with_the_code_of_the_signal(tmp_path):
+    os.mkfifo(tmp_path / "endless.jpg")  # nobody writes into it, and so it is never read to its end
+    (tmp_path / "list.csv").write_text("image,label\nendless.jpg,cat\n")
+    words = ("shards", "build", "list.csv", "out")
+    ended, err = signalled(tmp_path, *words, number=signal.SIGTERM, begun="out/source.json")
+    assert ended == 143
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].endswith("terminated; the same command goes on from here")
