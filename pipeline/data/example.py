@@ -29,6 +29,12 @@ class Quarantined(NamedTuple):
     reason: str
 
 
+class TooManyCorrupt(ValueError):
+    """More samples cannot be used than the user allows; `quarantined` are all of them."""
+
+    quarantined: tuple[Quarantined, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Example:
     """`image_HWC` is uint8; `id` that of the sample that is really there; `rng` has made the view's draws."""
@@ -43,7 +49,7 @@ class Examples:
     """Safe to call from many threads. `keep_bytes` of decoded images stay in memory.
 
     A sample that cannot be used (digest, decoding, label) is replaced by the next good one of its shard, cyclically,
-    and listed once in `quarantined`; ValueError once there are more than `max_corrupt`. `sums` hear of the images,
+    and listed once in `quarantined`; TooManyCorrupt once there are more than `max_corrupt`. `sums` hear of the images,
     and of the seconds that their threads took to read bytes (`read_s`) and to make views of them (`view_s`).
     """
 
@@ -111,8 +117,11 @@ class Examples:
             self._quarantined[shard, index] = Quarantined(name, index, sample_id, reason)
             num = len(self._quarantined)
         if num > self._max_corrupt:
-            first = "; ".join(f"{bad.shard} sample {bad.index}: {bad.reason}" for bad in self.quarantined[:3])
-            raise ValueError(
+            every = self.quarantined
+            first = "; ".join(f"{bad.shard} sample {bad.index}: {bad.reason}" for bad in every[:3])
+            error = TooManyCorrupt(
                 f"{self._source.uri}: {num} corrupt samples in {self._source.name}, max_corrupt allows "
                 f"{self._max_corrupt} ({first}); prepare the data set again, or raise max_corrupt"
             )
+            error.quarantined = every
+            raise error

@@ -25,7 +25,7 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.data.example import Quarantined
+from pipeline.data.example import Quarantined, TooManyCorrupt
 from pipeline.data.reader import IN_FLIGHT, Batch, Reader
 from pipeline.data.ring import Fields, Ring
 
@@ -38,6 +38,7 @@ _KINDS: dict[str, type[Exception]] = {
     "NotFound": storage.NotFound,
     "StorageError": storage.StorageError,
     "OSError": OSError,
+    "TooManyCorrupt": TooManyCorrupt,
     "ValueError": ValueError,
     "RuntimeError": RuntimeError,
 }
@@ -90,7 +91,11 @@ class ReaderProcess:
         child = _Child(self._options, self._fields, step)
         try:
             while True:
-                batch, self._quarantined, self._figures = child.next()
+                try:
+                    batch, self._quarantined, self._figures = child.next()
+                except TooManyCorrupt as error:
+                    self._quarantined = error.quarantined
+                    raise
                 yield batch
                 del batch  # else its slot would stay in use while the next one is waited for
         finally:
@@ -123,6 +128,8 @@ class _Child:
         message = self._receive()
         if "error" in message:
             error = _KINDS[message["error"]](message["text"])
+            if isinstance(error, TooManyCorrupt):
+                error.quarantined = message["quarantined"]
             error.add_note("in the reader process:\n" + message["trace"])
             raise error
         return self._batch(message["slot"], message["step"]), message["quarantined"], message["figures"]
@@ -202,7 +209,8 @@ def main(connection: Connection, descriptor: int) -> None:
         except Exception as error:  # noqa: BLE001  the process border: the parent raises it
             kind = next((name for name, known in _KINDS.items() if isinstance(error, known)), "RuntimeError")
             text = str(error) if kind != "RuntimeError" else f"{type(error).__name__}: {error}"
-            parent.send({"error": kind, "text": text, "trace": traceback.format_exc()})
+            about = {"trace": traceback.format_exc(), "quarantined": getattr(error, "quarantined", ())}
+            parent.send({"error": kind, "text": text, **about})
             while True:
                 parent.receive()
     os._exit(0)  # threads may be in the middle of a request that nobody waits for any more

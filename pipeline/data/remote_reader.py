@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.example import Quarantined
+from pipeline.data.example import Quarantined, TooManyCorrupt
 from pipeline.data.reader import Batch, Reader
 from pipeline.stage import Answer, Host
 
@@ -102,16 +102,24 @@ class RemoteReader:
     def _assembled(self, step: int, answers: list[Answer]) -> Batch:
         arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in self._fields.items()}
         for piece, answer in zip(self._pieces, answers, strict=True):
-            part = answer.result()
-            while part is None:  # the host is new, or came back
-                piece.host.ask(begin, self._key, self._told(piece.number)).result()
-                part = self._ask_one(piece, step).result()
+            part = self._answered(piece, step, answer)
             for name, array in arrays.items():
                 array[piece.start - self._slots[0] : piece.stop - self._slots[0]] = part["arrays"][name]
             self._quarantined[piece.number] = part["quarantined"]
             if piece.start == self._borders[piece.number]:
                 self._figures[piece.number] = part["figures"]
         return Batch(step=step, **arrays)
+
+    def _answered(self, piece: _Piece, step: int, answer: Answer) -> dict[str, Any]:
+        try:
+            part = answer.result()
+            while part is None:  # the host is new, or came back
+                piece.host.ask(begin, self._key, self._told(piece.number)).result()
+                part = self._ask_one(piece, step).result()
+        except TooManyCorrupt as error:
+            self._quarantined[piece.number] = error.quarantined
+            raise
+        return part
 
     def _told(self, number: int) -> dict[str, Any]:
         return {**self._options, "slots": (self._borders[number], self._borders[number + 1])}

@@ -2,6 +2,7 @@
 
 <out>/checkpoints/step-...   what a killed run goes on from (train.checkpoint)
 <out>/history.json           loss and rates over the steps
+<out>/quarantine.jsonl       corrupt samples that were replaced, if there were any
 <out>/profile/               what a few steps are made of, if asked for (train.profile)
 <out>/weights.safetensors    the result
 """
@@ -220,18 +221,21 @@ def _train(job: Job, member: Member, *, engine: "Engine", saver: "Saver", device
         meter = Meter(
             config.model, global_batch=config.global_batch, recompute=config.speed.recompute, gauge=gauge(device)
         )
-        intake = Intake(member, reader=reader, feed=feed)
+        intake, quarantine = Intake(member, reader=reader, feed=feed), Quarantine(member, reader)
         hooks = (
             Hook(1, meter.observe),
             Hook(1, intake.observe),
             Hook(config.log_every, intake.report),
             Hook(config.log_every, lambda tick: _report(member, meter.report(tick), tick)),
-            Hook(config.log_every, Quarantine(member, reader).report),
+            Hook(config.log_every, quarantine.report),
             Hook(config.checkpoint_every, saver.save),
             *collecting,
             Hook(1, profiler.observe),
         )
-        train(engine, map(Batch.of, feed), steps=config.steps, hooks=hooks)
+        try:
+            train(engine, map(Batch.of, feed), steps=config.steps, hooks=hooks)
+        finally:
+            quarantine.tell(engine.step)  # too many of them may be why it ends
 
 
 def _engine(config: Pretrain, member: Member, device: "torch.device") -> "Engine":

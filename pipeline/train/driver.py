@@ -34,13 +34,18 @@ _METRICS = {
 
 
 class Driver:
-    """Use it in a `with`; `hear` takes the messages. The history survives the driver, in `<out>/history.json`."""
+    """Use it in a `with`; `hear` takes the messages.
+
+    The history survives the driver, in `<out>/history.json`, as does the list of corrupt samples that were replaced, in
+    `<out>/quarantine.jsonl`.
+    """
 
     def __init__(self, *, out: str, steps: int, title: str, track: Track) -> None:
         self._title, self._track = title, track
         self._history_uri = storage.join(out, "history.json")
         self._history: dict[int, Mapping[str, float]] = {}
-        self._bad: set[tuple[str, int]] = set()
+        self._bad: dict[tuple[str, int], Mapping[str, Any]] = {}
+        self._bad_uri = storage.join(out, "quarantine.jsonl")
         self._rates = Rates()
         self._progress = Progress(steps, title=title, unit="steps")
 
@@ -48,6 +53,9 @@ class Driver:
         if storage.exists(self._history_uri):
             rows = json.loads(storage.read(self._history_uri))
             self._history = {int(row["step"]): row for row in rows}
+        if storage.exists(self._bad_uri):
+            rows = [json.loads(line) for line in storage.read(self._bad_uri).splitlines()]
+            self._bad = {(row["shard"], row["index"]): row for row in rows}
         self._progress.__enter__()
         return self
 
@@ -117,7 +125,8 @@ class Driver:
     def _quarantine(self, message: Mapping[str, Any]) -> None:
         where = (str(message["shard"]), int(message["index"]))
         if where not in self._bad:
-            self._bad.add(where)
+            self._bad[where] = {name: message[name] for name in ("shard", "index", "id", "reason")}
+            storage.write(self._bad_uri, "".join(json.dumps(row) + "\n" for row in self._bad.values()).encode())
             self._track.metrics({"data/quarantined": float(len(self._bad))}, step=int(message["step"]))
             log.warning("%s, sample %d (id %s) replaced: %s", *where, message["id"], message["reason"])
 

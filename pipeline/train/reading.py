@@ -157,9 +157,14 @@ class Quarantine:
         self._member, self._reader, self._told = member, reader, 0
 
     def report(self, tick: "Tick") -> None:
+        """What is new since the last call."""
+        self.tell(tick.step)
+
+    def tell(self, step: int) -> None:
+        """As `report`, after `step` steps."""
         bad = self._reader.quarantined
         if len(bad) > self._told:
             self._told = len(bad)
             for sample in bad:
                 what: dict[str, Any] = {"shard": sample.shard, "index": sample.index, "id": sample.id}
-                self._member.send({"kind": "quarantine", "step": tick.step, **what, "reason": sample.reason})
+                self._member.send({"kind": "quarantine", "step": step, **what, "reason": sample.reason})

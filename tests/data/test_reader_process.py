@@ -99,6 +99,7 @@ def test_corrupt_samples_are_told_and_too_many_are_the_same_error(tmp_path):
         with pytest.raises(ValueError, match=r"corrupt samples in train, max_corrupt allows 0") as told:
             list(itertools.islice(strict.batches(), 8))
         assert "in the reader process" in told.value.__notes__[0]
+        assert strict.quarantined, "the list comes with the error"
 
 
 def test_a_shard_that_is_gone_is_a_storage_error_here_too(tmp_path):

@@ -154,6 +154,7 @@ def test_corrupt_samples_are_told_and_too_many_are_the_same_error(tmp_path):
         with pytest.raises(ValueError, match="max_corrupt allows 1"):
             for _ in zip(range(16), reader.batches(), strict=False):
                 pass
+        assert len(reader.quarantined) > 1
 
 
 def test_options_that_cannot_be_are_refused_before_any_host_is_asked(shards):

@@ -141,6 +141,21 @@ def test_of_a_gang_that_said_nothing_there_is_no_summary(driver):
         assert ear.summary() == {"history": []}
 
 
+def test_corrupt_samples_are_listed_in_a_file_that_a_restart_goes_on_with(driver, tmp_path):
+    bad = {"kind": "quarantine", "step": 5, "shard": "train/0.tar", "index": 3, "id": 13, "reason": "no image"}
+    with driver() as ear:
+        ear.hear(bad)
+    with driver() as ear:
+        ear.hear(bad)
+        ear.hear({**bad, "index": 4, "id": 14})
+        assert ear.quarantined == 2
+    rows = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert [(row["shard"], row["index"], row["id"], row["reason"]) for row in rows] == [
+        ("train/0.tar", 3, 13, "no image"),
+        ("train/0.tar", 4, 14, "no image"),
+    ]
+
+
 def test_a_corrupt_sample_is_warned_of_and_counted_once(driver, track, caplog):
     bad = {"kind": "quarantine", "step": 5, "shard": "train/0.tar", "index": 3, "id": 13, "reason": "no image"}
     with driver() as ear:
