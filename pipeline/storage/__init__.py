@@ -94,7 +94,10 @@ def upload(path: str | os.PathLike[str], uri: str) -> None:
 
 
 def download(uri: str, path: str | os.PathLike[str]) -> None:
-    """Copies `uri` to the file `path` of this machine, streamed; it appears there whole or not at all."""
+    """Copies `uri` to the file `path` of this machine, streamed; it appears there whole or not at all.
+
+    For copies that can be had again: unlike what is written to storage, one may be damaged after a power cut.
+    """
     _storage(uri).download(uri, Path(path))
 
 

@@ -52,7 +52,7 @@ def upload(path: Path, uri: str) -> None:
 
 
 def download(uri: str, path: Path) -> None:
-    _copy(local_path(uri), path, source_uri=uri, uri=str(path))
+    _copy(local_path(uri), path, source_uri=uri, uri=str(path), durable=False)
 
 
 def exists(uri: str) -> bool:
@@ -100,13 +100,20 @@ def remove_tree(uri: str) -> None:
 
 
 @contextmanager
-def replacement(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` at the end of the block, whole and on the disk, or vanishes."""
+def replacement(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` at the end of the block, whole and on the disk, or vanishes.
+
+    Unless it is `durable` nothing waits for the disk.
+    """
     with _temporary(path.parent) as (file, temporary):
         yield file
-        _sync(file)
+        if durable:
+            _sync(file)
+        else:
+            file.flush()
         temporary.replace(path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
 
 
 @contextmanager
@@ -147,10 +154,10 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _copy(source: Path, destination: Path, *, source_uri: str, uri: str) -> None:
+def _copy(source: Path, destination: Path, *, source_uri: str, uri: str, durable: bool = True) -> None:
     with explained(source_uri, "read"):
         file = source.open("rb")
-    with file, explained(uri, "write"), replacement(destination) as copy:
+    with file, explained(uri, "write"), replacement(destination, durable=durable) as copy:
         shutil.copyfileobj(file, copy, COPY_BYTES)
         copied, expected = copy.tell(), os.fstat(file.fileno()).st_size
         if copied != expected:

@@ -104,7 +104,7 @@ def download(uri: str, path: Path) -> None:
     with folder_error.explained(str(path), "write"), _explained(uri, "read", bucket):
         head = _head(bucket, key)
         num_bytes, etag = head["ContentLength"], head.get("ETag")
-        with local.replacement(path) as file, ThreadPoolExecutor(RANGES_AT_ONCE) as pool:
+        with local.replacement(path, durable=False) as file, ThreadPoolExecutor(RANGES_AT_ONCE) as pool:
             descriptor = file.fileno()
             os.ftruncate(descriptor, num_bytes)
 
