@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
@@ -100,28 +100,33 @@ def upload(path: Path, uri: str) -> None:
 
 
 def download(uri: str, path: Path) -> None:
-    bucket, key = _object(uri)
-    with folder_error.explained(str(path), "write"), _explained(uri, "read", bucket):
-        head = _head(bucket, key)
-        num_bytes, etag = head["ContentLength"], head.get("ETag")
-        with local.replacement(path, durable=False) as file, ThreadPoolExecutor(RANGES_AT_ONCE) as pool:
-            descriptor = file.fileno()
-            os.ftruncate(descriptor, num_bytes)
+    bucket, _ = _object(uri)
+    written, read = folder_error.explained(str(path), "write"), _explained(uri, "read", bucket)
+    with written, read, local.replacement(path, durable=False) as file:
+        descriptor = file.fileno()
+        fetch(uri, put=lambda chunk, position: _put(descriptor, chunk, position))
 
-            def fetch(start: int) -> None:
-                stop = min(start + RANGE_BYTES, num_bytes)
 
-                def work(attempt: Attempt) -> None:
-                    position = start
-                    for chunk in _stream(uri, start=start, stop=stop, etag=etag, attempt=attempt):
-                        with attempt.while_wanted():  # later the descriptor may be another file's
-                            _put(descriptor, chunk, position)
-                        position += len(chunk)
+def fetch(uri: str, *, put: Callable[[bytes, int], None]) -> None:
+    """Calls `put(chunk, position)` for all of an object, in several threads and no order, a few positions twice."""
+    head = _head(*_object(uri))
+    num_bytes, etag = head["ContentLength"], head.get("ETag")
 
-                _hedges.run(work, num_bytes=stop - start)
+    def fetch_range(start: int) -> None:
+        stop = min(start + RANGE_BYTES, num_bytes)
 
-            for _ in pool.map(fetch, range(0, num_bytes, RANGE_BYTES)):  # a failure cancels the others
-                pass
+        def work(attempt: Attempt) -> None:
+            position = start
+            for chunk in _stream(uri, start=start, stop=stop, etag=etag, attempt=attempt):
+                with attempt.while_wanted():  # later the file may be closed, and its descriptor another's
+                    put(chunk, position)
+                position += len(chunk)
+
+        _hedges.run(work, num_bytes=stop - start)
+
+    with ThreadPoolExecutor(RANGES_AT_ONCE) as pool:
+        for _ in pool.map(fetch_range, range(0, num_bytes, RANGE_BYTES)):  # a failure cancels the others
+            pass
 
 
 def exists(uri: str) -> bool:

@@ -2,7 +2,8 @@
 
 A real S3 server (OpenStack Swift, tests/s3_server.py) has one core, we have another. Every round from S3 begins with an
 empty cache, and takes one pass over shards of which a part is in use at once, so that they are fetched all the time.
-"reading" is what HTTP costs us: nothing but reading, by whole shards to memory and by single samples.
+"reading" is what HTTP costs us, by shards of 50 MB: nothing but reading, dropped as it comes, beside boto3 alone; to
+files, as the cache does; and by single samples.
 """
 
 import argparse
@@ -25,13 +26,14 @@ from pipeline.data.shards import write_shard
 from pipeline.data.split import Split
 from pipeline.data.view import TrainView
 from pipeline.datasets.source import Sample
+from pipeline.storage import s3
 from tests.bench.loaders import BATCH, VIEW_PX, Corpus
 from tests.s3_server import Endpoint, s3_server
 
 BUCKET = "bench"
 LANES, WINDOW = 4, 32  # about 20 shards of 64 are in use at once
 WARM_BATCHES = 2
-SINGLY = 8  # shards; a request takes tens of milliseconds
+LARGE, LARGE_BYTES = 4, 50_000_000  # shards whose reading is timed
 
 
 @contextlib.contextmanager
@@ -78,6 +80,13 @@ def write_many(corpus: Corpus, folder: Path, *, shards: int) -> str:
     return uri
 
 
+def write_large(corpus: Corpus, folder: Path) -> str:
+    """A data set of a few shards as large as those of a data set that is worth it."""
+    per_shard = LARGE_BYTES // max(1, corpus.files[0].stat().st_size)
+    whole = Corpus(corpus.folder, corpus.shards, per_shard)
+    return write_many(whole, folder, shards=LARGE)
+
+
 def sent(uri: str, *, name: str) -> str:
     """The same data set in the bucket."""
     there = f"s3://{BUCKET}/{name}"
@@ -104,22 +113,49 @@ def pass_rate(uri: str, *, folder: Path) -> float:
     return timed * BATCH / took_s
 
 
+def bare(split: Split) -> int:
+    """Every shard by boto3 alone, in the ranges and chunks that we use."""
+    import boto3.session
+
+    client = boto3.session.Session().client("s3")
+    for shard in split.shards:
+        bucket, _, key = shard_uri(split.uri, shard).removeprefix("s3://").partition("/")
+        for start in range(0, shard.num_bytes, s3.RANGE_BYTES):
+            wanted = f"bytes={start}-{min(start + s3.RANGE_BYTES, shard.num_bytes) - 1}"
+            for _ in client.get_object(Bucket=bucket, Key=key, Range=wanted)["Body"].iter_chunks(s3.CHUNK_BYTES):
+                pass
+    return sum(shard.num_bytes for shard in split.shards)
+
+
+def dropped(split: Split) -> int:
+    """Every shard as a download reads it, hedges and all, but for the writing."""
+    for shard in split.shards:
+        s3.fetch(shard_uri(split.uri, shard), put=lambda chunk, position: None)
+    return sum(shard.num_bytes for shard in split.shards)
+
+
 def download(split: Split) -> int:
-    """Every shard to a file in memory; how many bytes."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+    """Every shard to a file on the disk; how many bytes."""
+    with tempfile.TemporaryDirectory() as folder:
         for shard in split.shards:
             storage.download(shard_uri(split.uri, shard), Path(folder, "shard"))
     return sum(shard.num_bytes for shard in split.shards)
 
 
 def read_samples(split: Split) -> int:
-    """Every sample of some shards, one after the other; how many bytes."""
-    total = 0
-    for number, shard in enumerate(split.shards[:SINGLY]):
-        index = split.index(number)
-        for start, size in zip(index.offset_S.tolist(), index.size_S.tolist(), strict=True):
-            total += len(storage.read(shard_uri(split.uri, shard), start=start, stop=start + size))
-    return total
+    """Every sample of the first shard, one after the other; how many bytes."""
+    index = split.index(0)
+    rows = zip(index.offset_S.tolist(), index.size_S.tolist(), strict=True)
+    where = shard_uri(split.uri, split.shards[0])
+    return sum(len(storage.read(where, start=start, stop=start + size)) for start, size in rows)
+
+
+READ: dict[str, Callable[[Split], int]] = {
+    "boto3 alone": bare,
+    "shards, dropped": dropped,
+    "shards, to files": download,
+    "single samples": read_samples,
+}
 
 
 def cost(read: Callable[[Split], int], split: Split) -> tuple[float, float]:
@@ -133,14 +169,14 @@ def compare(asked: argparse.Namespace, seen: dict[str, Any], corpus: Corpus, *, 
     """All rounds over one corpus; adds to `results` and to `reading` of `seen`."""
     with served(folder / "s3"):
         here = write_many(corpus, folder / "many", shards=asked.s3_shards)
-        there = sent(here, name=kind)
+        there, large = sent(here, name=kind), sent(write_large(corpus, folder / "large"), name=f"{kind}-large")
         rates: dict[str, list[float]] = {"ours, from a folder": [], "ours, from S3": []}
-        costs: dict[str, list[tuple[float, float]]] = {"download": [], "read samples": []}
-        with Split(there, split="train") as split:
+        costs: dict[str, list[tuple[float, float]]] = {how: [] for how in READ}
+        with Split(large, split="train") as split:
             for _ in range(asked.rounds):
                 for name, uri in zip(rates, (here, there), strict=True):
                     rates[name].append(pass_rate(uri, folder=folder))
-                for name, read in zip(costs, (download, read_samples), strict=True):
+                for name, read in READ.items():
                     costs[name].append(cost(read, split))
     near = rates["ours, from a folder"]
     for name, found in rates.items():
@@ -152,6 +188,9 @@ def compare(asked: argparse.Namespace, seen: dict[str, Any], corpus: Corpus, *, 
         print(f"{kind:6} 1 {name:32} {row['images_per_s']:8.1f} images/s   this / folder {ratio:.2f}", file=sys.stderr)
     for name, pairs in costs.items():
         cpu_s, mb_per_s = (round(statistics.median(column), 3) for column in zip(*pairs, strict=True))
-        row = {"corpus": kind, "how": name, "cpu_s_per_gb": cpu_s, "mb_per_s": mb_per_s}
+        bare_s = [pair[0] for pair in costs["boto3 alone"]]
+        ratio = statistics.median(pair[0] / other for pair, other in zip(pairs, bare_s, strict=True))
+        row = {"corpus": kind, "how": name, "cpu_s_per_gb": cpu_s, "over_boto3_alone": round(ratio, 3)}
+        row["mb_per_s"] = mb_per_s
         seen["reading"].append(row | {"rounds_cpu_s_per_gb": [round(pair[0], 3) for pair in pairs]})
         print(f"{kind:6} 1 {name:32} {cpu_s:8.2f} CPU s/GB  {mb_per_s:.0f} MB/s", file=sys.stderr)
