@@ -71,8 +71,8 @@ def test_two_epochs_through_a_storm_are_those_of_fair_weather(folder, bucket, pr
 
 @pytest.fixture
 def eager(monkeypatch):
-    """Hedges after a fifth of a second, and time-outs as long as they really are."""
-    monkeypatch.setattr(hedge, "LEAST_S", 0.2)
+    """Hedges after a second, and time-outs as long as they really are."""
+    monkeypatch.setattr(hedge, "LEAST_S", 1.0)
     monkeypatch.setattr(s3, "_hedges", hedge.Hedges())
     monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 20)
     monkeypatch.setenv("AWS_PROFILE_UNUSED", "so that the client is made anew")
