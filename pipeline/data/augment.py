@@ -147,6 +147,30 @@ def mixup_plan(rng: Generator, batch: int, alpha: float) -> tuple[NDArray[np.int
     return permutation_B, np.maximum(lam_B, 1 - lam_B).astype(np.float32)
 
 
+def mixing_plan(
+    rng: Generator, batch: int, *, mixup: float, cutmix: float, size_px: int
+) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+    """How samples are mixed with their partners (see mixup_plan): what labels keep float32 [B], boxes int16 [B, 4].
+
+    A box (top, left, bottom, right) is what CutMix (arXiv 1905.04899) replaces by the partner's pixels; an empty one
+    leaves the sample to mixup. `mixup` and `cutmix` are parameters of Beta distributions, 0 for none; with both, each
+    pair draws one or the other. Partners have the same box, and keep the share of the area that is outside it.
+    """
+    keep_B = mixup_plan(rng, batch, mixup)[1]
+    boxes_B4 = np.zeros((batch, 4), np.int16)
+    if cutmix <= 0:
+        return keep_B, boxes_B4
+    pairs = batch // 2
+    lam_P, (row_P, column_P, coin_P) = rng.beta(cutmix, cutmix, size=pairs), rng.random((3, pairs))
+    half_P = np.sqrt(1 - lam_P) * size_px / 2
+    edges_P4 = np.stack([centre_P * size_px + side * half_P for side in (-1, 1) for centre_P in (row_P, column_P)], 1)
+    edges_P4 = np.clip(np.round(edges_P4), 0, size_px).astype(np.int16)
+    edges_P4[(coin_P < 0.5) & (mixup > 0)] = 0
+    boxes_B4[: 2 * pairs] = np.repeat(edges_P4, 2, axis=0)
+    area_B = (boxes_B4[:, 2] - boxes_B4[:, 0]).astype(np.float32) * (boxes_B4[:, 3] - boxes_B4[:, 1])
+    return np.where(area_B > 0, 1 - area_B / np.float32(size_px**2), keep_B), boxes_B4
+
+
 def corrupt_patches(rng: Generator, num_patches: int, share: float = 0.5) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
     """What masked patch prediction does to each patch ([ViT] B.1.2): actions int8 [N], sources int64 [N].
 

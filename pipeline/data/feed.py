@@ -30,6 +30,7 @@ class TensorBatch:
     actions_BN: torch.Tensor | None = None
     sources_BN: torch.Tensor | None = None
     mixed_B: torch.Tensor | None = None
+    boxes_B4: torch.Tensor | None = None
 
 
 class Feed:
@@ -123,6 +124,7 @@ class Feed:
             actions_BN=None if batch.actions_BN is None else self._tensor(batch.actions_BN),
             sources_BN=None if batch.sources_BN is None else self._tensor(batch.sources_BN),
             mixed_B=None if batch.mixed_B is None else self._tensor(batch.mixed_B),
+            boxes_B4=None if batch.boxes_B4 is None else self._tensor(batch.boxes_B4),
         )
 
     def _tensor(self, array: NDArray) -> torch.Tensor:

@@ -42,7 +42,8 @@ class Batch:
     """This reader's slots of global batch `step`.
 
     images_BHWC uint8; labels_B, ids_B int64, of the samples that are really there (see Reader on corrupt ones);
-    actions_BN int8 and sources_BN int64 if the view corrupts patches; mixed_B float32, what mixup leaves of a sample.
+    actions_BN int8 and sources_BN int64 if the view corrupts patches; mixed_B float32, what mixing leaves of a sample,
+    and boxes_B4 int16, what CutMix replaces of it (see augment.mixing_plan).
     """
 
     step: int
@@ -52,6 +53,7 @@ class Batch:
     actions_BN: NDArray[np.int8] | None = None
     sources_BN: NDArray[np.int64] | None = None
     mixed_B: NDArray[np.float32] | None = None
+    boxes_B4: NDArray[np.int16] | None = None
 
 
 class Reader:
@@ -60,9 +62,9 @@ class Reader:
     `uri` names the data set, or those that a Mixture is of, in its order.
     A sample that cannot be used (digest, decoding, label) is replaced by the next good one of its shard, cyclically,
     with the random draws of the slot unchanged, and listed once in `quarantined`; ValueError once there are more than
-    `max_corrupt`. `seed` is that of the augmentation and of `mixup` (the alpha of its Beta, 0 for none). With a Subset
-    nothing is replaced: the first corrupt sample is a ValueError. `keep_mib` of decoded images stay in memory.
-    `machine` are the slots that all readers of this machine read together, who share `cache`; None if this is the one.
+    `max_corrupt`. With a Subset nothing is replaced: the first corrupt sample is a ValueError. `seed` is that of the
+    augmentation and of `mixup` and `cutmix` (the alphas of their Betas, 0 for none). `keep_mib` of decoded images stay
+    in memory. `machine` are the slots that all readers of this machine read, who share `cache`; None if this is alone.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Reader:
         threads: int = 4,
         max_corrupt: int = 100,
         mixup: float = 0.0,
+        cutmix: float = 0.0,
         max_pixels: int = MAX_PIXELS,
         cache: ShardCache | None = None,
         keep_mib: int = 0,
@@ -87,7 +90,7 @@ class Reader:
             raise ValueError(f"slots: must be (start, stop) within a batch of {plan.global_batch}, got {slots}")
         if threads < 1:
             raise ValueError(f"threads: must be at least 1, got {threads}")
-        self._plan, self._view, self._seed, self._mixup = plan, view, seed, mixup
+        self._plan, self._view, self._seed, self._mixup, self._cutmix = plan, view, seed, mixup, cutmix
         self._start, self._stop, self._threads = start, stop, threads
         uris = (uri,) if isinstance(uri, str) else tuple(uri)
         outlooks = outlooks_of(plan, machine=machine or (start, stop))
@@ -148,7 +151,9 @@ class Reader:
         if isinstance(self._view, TrainView) and self._view.num_patches:
             found["actions_BN"] = (num, self._view.num_patches), "int8"
             found["sources_BN"] = (num, self._view.num_patches), "int64"
-        return found | ({"mixed_B": ((num,), "float32")} if self._mixup else {})
+        if self._mixup or self._cutmix:
+            found["mixed_B"] = (num,), "float32"
+        return found | ({"boxes_B4": ((num, 4), "int16")} if self._cutmix else {})
 
     def batches(self, step: int = 0, *, arrays: Callable[[], dict[str, NDArray]] | None = None) -> Iterator[Batch]:
         """Global batch `step`, the next one, and so on without end. Close the generator to stop its threads early.
@@ -183,8 +188,11 @@ class Reader:
         batch = Batch(step=step, **arrays)
         if batch.mixed_B is not None:
             rng = augment.step_rng(self._seed, step)
-            lam_B = augment.mixup_plan(rng, self._plan.global_batch, self._mixup)[1]
-            batch.mixed_B[:] = lam_B[self._start : self._stop]
+            about = {"mixup": self._mixup, "cutmix": self._cutmix, "size_px": self._view.image_px}
+            keep_B, boxes_B4 = augment.mixing_plan(rng, self._plan.global_batch, **about)
+            batch.mixed_B[:] = keep_B[self._start : self._stop]
+            if batch.boxes_B4 is not None:
+                batch.boxes_B4[:] = boxes_B4[self._start : self._stop]
         # Few enough samples per job that the threads finish together, enough that handing out jobs costs nothing.
         size = max(1, min(16, len(slots.id_S) // (4 * self._threads)))
         places = [range(first, min(first + size, len(slots.id_S))) for first in range(0, len(slots.id_S), size)]

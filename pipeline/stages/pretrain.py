@@ -87,8 +87,8 @@ class Pretrain:
             self._check_masked_patch()
         elif self.model.num_classes < 1:
             raise ValueError(f"model.num_classes: {self.objective.kind} needs classes, got {self.model.num_classes}")
-        if self.objective.mixup and self.global_batch % 2:
-            raise ValueError(f"global_batch: mixup mixes pairs, so it must be even, got {self.global_batch}")
+        if self.objective.mixes and self.global_batch % 2:
+            raise ValueError(f"global_batch: images are mixed in pairs, so it must be even, got {self.global_batch}")
 
     def _check_masked_patch(self) -> None:
         model = self.model
@@ -253,8 +253,8 @@ def _engine(config: Pretrain, member: Member, device: "torch.device") -> "Engine
             f"global_batch: {config.global_batch} cannot be divided among {member.world_size} workers in micro-batches "
             f"of {micro_batch}; a multiple of {member.world_size * micro_batch} would be right"
         )
-    if config.objective.mixup and micro_batch % 2:
-        raise ValueError(f"micro_batch: mixup mixes pairs, so a worker's must be even, got {micro_batch}")
+    if config.objective.mixes and micro_batch % 2:
+        raise ValueError(f"micro_batch: images are mixed in pairs, so a worker's must be even, got {micro_batch}")
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     model = ViT(config.model, generator=torch.Generator().manual_seed(config.seed))
     return Engine(
@@ -285,7 +285,8 @@ def _reader(job: Job, member: Member) -> "tuple[AnyReader, list[str]]":
         lanes=config.lanes,
         window=config.window,
     )
-    about = {"split": config.split, "view": config.view, "seed": config.seed, "mixup": config.objective.mixup}
+    about: dict[str, Any] = {"split": config.split, "view": config.view, "seed": config.seed}
+    about |= {"mixup": config.objective.mixup, "cutmix": config.objective.cutmix}
     return open_reader(job.data, order=order, member=member, reading=config.reading, **about)
 
 

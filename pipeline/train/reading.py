@@ -87,6 +87,7 @@ def open_reader(
     view: "TrainView",
     seed: int,
     mixup: float,
+    cutmix: float = 0.0,
     reading: Reading,
 ) -> "tuple[AnyReader, list[str]]":
     """This rank's part of every global batch, and the lines of truth about the order (`data.live.truth`).
@@ -108,6 +109,7 @@ def open_reader(
         "view": view,
         "seed": seed,
         "mixup": mixup,
+        "cutmix": cutmix,
         "threads": reading.threads,
         "max_corrupt": reading.max_corrupt,
         "cache": ShardCache(reading.cache, capacity_bytes=cache_bytes),

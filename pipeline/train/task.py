@@ -24,7 +24,8 @@ class Batch:
     """One rank's part of a global batch, on the device.
 
     images_BCHW uint8; labels int64 [B] or multi-hot [B,K]; actions and sources [B,N] for masked patch prediction;
-    mixed float [B]: the weight of the image itself, the rest is its neighbour's (slots 2k and 2k+1 are mixed).
+    mixed float [B]: the weight of the image itself, the rest is its neighbour's (slots 2k and 2k+1 are mixed); boxes
+    int16 [B,4]: top, left, bottom and right of the neighbour's pixels in it, where it is not mixed as a whole.
     """
 
     images_BCHW: torch.Tensor
@@ -32,11 +33,13 @@ class Batch:
     actions_BN: torch.Tensor | None = None
     sources_BN: torch.Tensor | None = None
     mixed_B: torch.Tensor | None = None
+    boxes_B4: torch.Tensor | None = None
 
     @staticmethod
     def of(batch: "TensorBatch") -> "Batch":
         """What training needs of a batch of the feed."""
-        return Batch(batch.images_BCHW, batch.labels_B, batch.actions_BN, batch.sources_BN, batch.mixed_B)
+        patches = batch.actions_BN, batch.sources_BN
+        return Batch(batch.images_BCHW, batch.labels_B, *patches, batch.mixed_B, batch.boxes_B4)
 
     def part(self, start: int, stop: int) -> "Batch":
         """The images [start, stop)."""
@@ -62,8 +65,10 @@ class Task(torch.nn.Module):
         if self.objective.kind == "masked_patch":
             return self._masked_patch(images_BCHW, batch)
         if batch.mixed_B is not None:
-            weight_B111 = batch.mixed_B.to(images_BCHW.dtype)[:, None, None, None]
-            images_BCHW = weight_B111 * images_BCHW + (1 - weight_B111) * _neighbours(images_BCHW)
+            weight = batch.mixed_B.to(images_BCHW.dtype)[:, None, None, None]
+            if batch.boxes_B4 is not None:
+                weight = _outside(batch.boxes_B4, weight, side_px=images_BCHW.shape[-1])
+            images_BCHW = weight * images_BCHW + (1 - weight) * _neighbours(images_BCHW)
         logits_BK = self.model(images_BCHW).float()
         targets_BK = self._targets(batch, num_classes=logits_BK.shape[1])
         hits_B = targets_BK.gather(1, logits_BK.argmax(1, keepdim=True)) >= 0.5  # of a mixed image its larger part
@@ -114,6 +119,17 @@ def mean_colours(images_BCHW: torch.Tensor, *, patch_px: int) -> torch.Tensor:
     levels_BCN = (means_BCN * ((1 << COLOUR_BITS) / 256)).long().clamp(0, (1 << COLOUR_BITS) - 1)
     red_BN, green_BN, blue_BN = levels_BCN.unbind(1)
     return (red_BN << (2 * COLOUR_BITS)) | (green_BN << COLOUR_BITS) | blue_BN
+
+
+def _outside(boxes_B4: torch.Tensor, weight_B111: torch.Tensor, *, side_px: int) -> torch.Tensor:
+    """The weight of each pixel of the image itself [B,1,H,W]: 0 in its box and 1 outside; as it was without a box."""
+    place_P = torch.arange(side_px, device=boxes_B4.device)
+    top_B1, left_B1, bottom_B1, right_B1 = boxes_B4.long().split(1, dim=1)
+    rows_BH = (place_P >= top_B1) & (place_P < bottom_B1)
+    columns_BW = (place_P >= left_B1) & (place_P < right_B1)
+    inside_B1HW = (rows_BH[:, :, None] & columns_BW[:, None, :])[:, None]
+    has_box_B111 = inside_B1HW.flatten(1).any(1)[:, None, None, None]
+    return torch.where(has_box_B111, (~inside_B1HW).to(weight_B111.dtype), weight_B111)
 
 
 def _neighbours(values: torch.Tensor) -> torch.Tensor:

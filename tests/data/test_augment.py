@@ -160,6 +160,33 @@ def test_mixup_weights_never_change_and_follow_the_folded_beta():
     assert np.mean((lam - 0.5) ** 2) == pytest.approx(1 / (4 * 1.4), rel=0.02)
 
 
+def test_a_box_of_cutmix_is_that_of_both_partners_and_labels_keep_what_is_outside():
+    keep, boxes = augment.mixing_plan(augment.step_rng(1, 2), 4001, mixup=0.0, cutmix=1.0, size_px=32)
+    assert keep.dtype == np.float32
+    assert boxes.dtype == np.int16
+    assert (boxes[0:4000:2] == boxes[1:4000:2]).all()
+    assert boxes[-1].tolist() == [0, 0, 0, 0], "the last of an odd batch has no partner"
+    assert keep[-1] == 1
+    top, left, bottom, right = boxes.T.astype(int)
+    assert ((top >= 0) & (top <= bottom) & (bottom <= 32) & (left >= 0) & (left <= right) & (right <= 32)).all()
+    np.testing.assert_allclose(keep, 1 - (bottom - top) * (right - left) / 32**2, rtol=1e-6)
+    assert 0.6 < keep.mean() < 0.75, "lambda is uniform, and boxes lose what leaves the image"
+
+
+def test_with_mixup_too_each_pair_draws_one_of_both():
+    keep, boxes = augment.mixing_plan(augment.step_rng(1, 2), 4000, mixup=0.2, cutmix=1.0, size_px=32)
+    is_mixup = (boxes == 0).all(1)
+    assert 0.4 < is_mixup.mean() < 0.6
+    expected = augment.mixup_plan(augment.step_rng(1, 2), 4000, 0.2)[1]
+    assert (keep[is_mixup] == expected[is_mixup]).all()
+
+
+def test_without_cutmix_the_draws_of_mixup_are_what_they_were():
+    keep, boxes = augment.mixing_plan(augment.step_rng(1, 2), 4, mixup=0.2, cutmix=0.0, size_px=32)
+    np.testing.assert_allclose(keep, GOLDEN_LAM, rtol=1e-6)
+    assert not boxes.any()
+
+
 def test_no_mixup_keeps_every_sample():
     assert (augment.mixup_plan(augment.step_rng(0, 0), 8, 0.0)[1] == 1).all()
 

@@ -208,6 +208,15 @@ def test_a_shard_without_a_good_sample_is_an_error(tmp_path):
         first(10, reader_of(uri, plan_of((3, 9))))
 
 
+def test_boxes_of_cutmix_are_those_of_the_global_batch_however_it_is_divided(shards):
+    whole = first(4, reader_of(shards, mixup=0.2, cutmix=1.0))
+    assert any(batch.boxes_B4.any() for batch in whole)
+    parts = [first(4, reader_of(shards, slots=slots, mixup=0.2, cutmix=1.0)) for slots in ((0, 2), (2, 6))]
+    for batch, *pieces in zip(whole, *parts, strict=True):
+        for name in ("boxes_B4", "mixed_B"):
+            np.testing.assert_array_equal(np.concatenate([getattr(p, name) for p in pieces]), getattr(batch, name))
+
+
 def test_a_truncated_shard_stops_the_run_and_is_no_corrupt_sample(tmp_path):
     manifest = data_set(tmp_path, sizes=SIZES)
     os.truncate(tmp_path / manifest.splits["train"][2].name, 2048)

@@ -106,6 +106,7 @@ def test_smoothing_does_not_change_what_counts_as_right():
 
 MIXED = torch.tensor([0.75, 0.6, 1.0, 0.5])
 PARTNERS = [1, 0, 3, 2]
+BOXES = torch.tensor([[1, 2, 5, 6], [1, 2, 5, 6], [0, 0, 0, 0], [0, 0, 8, 8]], dtype=torch.int16)
 
 
 def test_mixup_mixes_the_images_and_labels_of_neighbours():
@@ -119,6 +120,21 @@ def test_mixup_mixes_the_images_and_labels_of_neighbours():
         F.cross_entropy(logits_BK, LABELS[PARTNERS], reduction="none"),
     )
     assert loss.item() == pytest.approx((MIXED * own + (1 - MIXED) * other).mean().item(), rel=1e-6)
+
+
+def test_cutmix_shows_the_neighbour_inside_the_box_and_mixes_labels_by_area():
+    model, side = model_of(), BATCH.images_BCHW.shape[-1]
+    boxes = torch.tensor([[1, 2, 5, 6], [1, 2, 5, 6], [0, 0, 0, 0], [0, 0, side, side]], dtype=torch.int16)
+    keep = torch.tensor([1 - 16 / side**2, 1 - 16 / side**2, 0.7, 0.0])
+    loss, _ = Task(model, Objective(cutmix=1.0))(dataclasses.replace(BATCH, mixed_B=keep, boxes_B4=boxes))
+    own_BCHW = BATCH.images_BCHW.float() / 127.5 - 1
+    shown_BCHW, other_BCHW = own_BCHW.clone(), own_BCHW[PARTNERS]
+    shown_BCHW[:2, :, 1:5, 2:6] = other_BCHW[:2, :, 1:5, 2:6]
+    shown_BCHW[2] = 0.7 * own_BCHW[2] + 0.3 * other_BCHW[2]
+    shown_BCHW[3] = other_BCHW[3]
+    logits_BK = model(shown_BCHW)
+    own, other = (F.cross_entropy(logits_BK, some, reduction="none") for some in (LABELS, LABELS[PARTNERS]))
+    assert loss.item() == pytest.approx((keep * own + (1 - keep) * other).mean().item(), rel=1e-6)
 
 
 def test_mixed_labels_are_smoothed_like_others():
@@ -215,7 +231,7 @@ def test_logits_are_those_of_the_normalised_images_in_fp32():
 
 
 def test_a_part_of_a_batch_is_a_part_of_everything_in_it():
-    batch = Batch(images(4), LABELS, torch.arange(16).view(4, 4), torch.arange(16, 32).view(4, 4), MIXED)
+    batch = Batch(images(4), LABELS, torch.arange(16).view(4, 4), torch.arange(16, 32).view(4, 4), MIXED, BOXES)
     part = batch.part(1, 3)
     for field in dataclasses.fields(Batch):
         np.testing.assert_array_equal(getattr(part, field.name), getattr(batch, field.name)[1:3])
@@ -228,7 +244,9 @@ def test_a_part_of_a_batch_is_a_part_of_everything_in_it():
         {"label_smoothing": 1.0},
         {"label_smoothing": -0.1},
         {"mixup": -0.1},
+        {"cutmix": -0.1},
         {"kind": "masked_patch", "mixup": 0.1},
+        {"kind": "masked_patch", "cutmix": 0.1},
         {"kind": "masked_patch", "label_smoothing": 0.1},
     ],
 )
