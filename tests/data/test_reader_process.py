@@ -1,5 +1,6 @@
 """A reader in its own process gives the same batches, and leaves nothing behind however it ends."""
 
+import contextlib
 import gc
 import itertools
 import os
@@ -9,6 +10,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 from pictures import data_set
 from test_reader import SIZES, VIEW, assert_same, plan_of
@@ -32,21 +34,25 @@ def options_of(uri: str, **options) -> dict:
 
 
 def children() -> set[int]:
+    """Reader processes below this one: others on this machine are none of ours."""
     found = set()
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/cmdline", "rb") as file:
-                words = file.read().split(b"\0")
-        except OSError:
-            continue
-        if b"pipeline.data.reader_process" in words:
-            found.add(int(name))
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "pipeline.data.reader_process" in process.cmdline():
+                found.add(process.pid)
     return found
 
 
 def gone(process: int) -> bool:
     """Whether it ends within ten seconds."""
-    return any(process not in children() or time.sleep(0.05) for _ in range(200))
+    return any(_has_ended(process) or time.sleep(0.05) for _ in range(200))
+
+
+def _has_ended(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.mark.parametrize(("step", "slots", "threads"), [(0, None, 1), (5, (2, 5), 3)])
