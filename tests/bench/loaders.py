@@ -74,15 +74,15 @@ def ours_apart(corpus: Corpus, workers: int) -> Batches:
 def bare(corpus: Corpus, workers: int) -> Batches:
     """No framework: the same codec and resizer over bytes in memory, in a loop of threads."""
     from pipeline.data import augment
-    from pipeline.data.decode import decode
+    from pipeline.data.seen import seen
+    from pipeline.data.view import TrainView
 
-    encoded = [path.read_bytes() for path in corpus.files]
+    encoded, view = [path.read_bytes() for path in corpus.files], TrainView(VIEW_PX)
 
     def fill(images_BHWC: np.ndarray, first: int, places: range) -> None:
         for place in places:
-            rng = augment.rng(0, 0, first + place)
-            image = decode(encoded[(first + place) % len(encoded)])
-            images_BHWC[place] = augment.random_flip(rng, augment.random_resized_crop(rng, image, size_px=VIEW_PX))
+            data = encoded[(first + place) % len(encoded)]
+            images_BHWC[place] = seen(view, data, augment.rng(0, 0, first + place))
 
     with ThreadPoolExecutor(workers) as pool:
         for first in range(0, 1 << 40, BATCH):
