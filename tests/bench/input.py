@@ -169,7 +169,9 @@ def _processor() -> str:
 def _plot(seen: dict[str, Any], path: str) -> None:
     from matplotlib.figure import Figure
 
-    settings = sorted({(row["corpus"], row["workers"]) for row in seen["results"]}, reverse=True)
+    settings = sorted(
+        {(row["corpus"], row["workers"]) for row in seen["results"]}, key=lambda s: (s[0] != "small", s[1])
+    )
     names = list(dict.fromkeys(row["loader"] for row in seen["results"]))
     figure = Figure(figsize=(3.2 * len(settings) + 2, 0.3 * len(names) + 1.2), layout="constrained")
     for axes, (kind, workers) in zip(
@@ -182,7 +184,8 @@ def _plot(seen: dict[str, Any], path: str) -> None:
         colours = ["tab:blue" if name.startswith("ours") else "lightgrey" for name in names]
         bars = axes.barh(names, heights, color=colours)
         axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=8)
-        axes.set(title=f"{kind}, {workers} worker{'s' * (workers > 1)}", xlabel="images/s")
+        width_px, height_px, _ = CORPORA[kind]
+        axes.set(title=f"{width_px} × {height_px} px, {workers} core{'s' * (workers > 1)}", xlabel="images/s")
         axes.margins(x=0.15)
         axes.invert_yaxis() if axes.get_ylim()[0] < axes.get_ylim()[1] else None
     figure.savefig(path, dpi=150)

@@ -2,12 +2,13 @@
 
 A real S3 server (OpenStack Swift, tests/s3_server.py) has one core, we have another. Every round from S3 begins with an
 empty cache, and takes one pass over shards of which a part is in use at once, so that they are fetched all the time.
-"reading" is what HTTP costs us, by shards of 50 MB: nothing but reading, dropped as it comes, beside boto3 alone; to
+"reading" is what HTTP costs us: nothing but reading, dropped as it comes, beside boto3 alone; to
 files, as the cache does; and by single samples.
 """
 
 import argparse
 import contextlib
+import functools
 import os
 import statistics
 import sys
@@ -31,9 +32,10 @@ from tests.bench.loaders import BATCH, VIEW_PX, Corpus
 from tests.s3_server import Endpoint, s3_server
 
 BUCKET = "bench"
-LANES, WINDOW = 4, 32  # about 20 shards of 64 are in use at once
+PER_SHARD = 512  # of 100 kB: 50 MB
+LANES, WINDOW = 2, 256  # about six shards of sixteen are in use at once
 WARM_BATCHES = 2
-LARGE, LARGE_BYTES = 4, 50_000_000  # shards whose reading is timed
+FEW, SINGLY = 4, 100  # shards whose reading is timed; samples that are read one by one
 
 
 @contextlib.contextmanager
@@ -80,13 +82,6 @@ def write_many(corpus: Corpus, folder: Path, *, shards: int) -> str:
     return uri
 
 
-def write_large(corpus: Corpus, folder: Path) -> str:
-    """A data set of a few shards as large as those of a data set that is worth it."""
-    per_shard = LARGE_BYTES // max(1, corpus.files[0].stat().st_size)
-    whole = Corpus(corpus.folder, corpus.shards, per_shard)
-    return write_many(whole, folder, shards=LARGE)
-
-
 def sent(uri: str, *, name: str) -> str:
     """The same data set in the bucket."""
     there = f"s3://{BUCKET}/{name}"
@@ -115,9 +110,7 @@ def pass_rate(uri: str, *, folder: Path) -> float:
 
 def bare(split: Split) -> int:
     """Every shard by boto3 alone, in the ranges and chunks that we use."""
-    import boto3.session
-
-    client = boto3.session.Session().client("s3")
+    client = _alone()
     for shard in split.shards:
         bucket, _, key = shard_uri(split.uri, shard).removeprefix("s3://").partition("/")
         for start in range(0, shard.num_bytes, s3.RANGE_BYTES):
@@ -125,6 +118,13 @@ def bare(split: Split) -> int:
             for _ in client.get_object(Bucket=bucket, Key=key, Range=wanted)["Body"].iter_chunks(s3.CHUNK_BYTES):
                 pass
     return sum(shard.num_bytes for shard in split.shards)
+
+
+@functools.cache
+def _alone() -> Any:
+    import boto3.session
+
+    return boto3.session.Session().client("s3")
 
 
 def dropped(split: Split) -> int:
@@ -143,9 +143,9 @@ def download(split: Split) -> int:
 
 
 def read_samples(split: Split) -> int:
-    """Every sample of the first shard, one after the other; how many bytes."""
+    """Some samples of the first shard, one after the other; how many bytes."""
     index = split.index(0)
-    rows = zip(index.offset_S.tolist(), index.size_S.tolist(), strict=True)
+    rows = zip(index.offset_S[:SINGLY].tolist(), index.size_S[:SINGLY].tolist(), strict=True)
     where = shard_uri(split.uri, split.shards[0])
     return sum(len(storage.read(where, start=start, stop=start + size)) for start, size in rows)
 
@@ -168,11 +168,13 @@ def cost(read: Callable[[Split], int], split: Split) -> tuple[float, float]:
 def compare(asked: argparse.Namespace, seen: dict[str, Any], corpus: Corpus, *, kind: str, folder: Path) -> None:
     """All rounds over one corpus; adds to `results` and to `reading` of `seen`."""
     with served(folder / "s3"):
-        here = write_many(corpus, folder / "many", shards=asked.s3_shards)
-        there, large = sent(here, name=kind), sent(write_large(corpus, folder / "large"), name=f"{kind}-large")
+        whole = Corpus(corpus.folder, corpus.shards, PER_SHARD)
+        here = write_many(whole, folder / "many", shards=asked.s3_shards)
+        there = sent(here, name=kind)
+        few = sent(write_many(whole, folder / "few", shards=FEW), name=f"{kind}-few")
         rates: dict[str, list[float]] = {"ours, from a folder": [], "ours, from S3": []}
         costs: dict[str, list[tuple[float, float]]] = {how: [] for how in READ}
-        with Split(large, split="train") as split:
+        with Split(few, split="train") as split:
             for _ in range(asked.rounds):
                 for name, uri in zip(rates, (here, there), strict=True):
                     rates[name].append(pass_rate(uri, folder=folder))
