@@ -169,9 +169,8 @@ def _processor() -> str:
 def _plot(seen: dict[str, Any], path: str) -> None:
     from matplotlib.figure import Figure
 
-    settings = sorted(
-        {(row["corpus"], row["workers"]) for row in seen["results"]}, key=lambda s: (s[0] != "small", s[1])
-    )
+    found = {(row["corpus"], row["workers"]) for row in seen["results"]}
+    settings = sorted(found, key=lambda setting: (list(CORPORA).index(setting[0]), setting[1]))
     names = list(dict.fromkeys(row["loader"] for row in seen["results"]))
     figure = Figure(figsize=(3.2 * len(settings) + 2, 0.3 * len(names) + 1.2), layout="constrained")
     for axes, (kind, workers) in zip(
@@ -199,7 +198,7 @@ def main() -> None:
     told.add_argument("--only", nargs="+", help="loaders whose name begins so")
     told.add_argument("--seconds", type=float, default=1500, help="begin nothing new after these")
     told.add_argument("--s3", action="store_true", help="ours from object storage, beside ours from a folder")
-    told.add_argument("--s3-shards", type=int, default=64, help=f"of {PER_SHARD} images each, that a pass goes over")
+    told.add_argument("--s3-shards", type=int, default=16, help="of 512 images each, that a pass goes over")
     told.add_argument("--out", help="a file for the JSON")
     told.add_argument("--plot", help="a file for a figure")
     asked = told.parse_args()
