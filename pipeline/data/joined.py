@@ -1,9 +1,9 @@
 """The same split of one data set or several as one: shards numbered through all, labels by the union of the classes."""
 
+import bisect
+import itertools
 from collections.abc import Sequence
 from typing import Self
-
-import numpy as np
 
 from pipeline.data.cache import ShardCache
 from pipeline.data.dataset import Manifest, shard_uri
@@ -32,7 +32,7 @@ class Joined:
         self.shard_sizes = tuple(size for part in self.parts for size in part.manifest.shard_sizes(split))
         self.is_local = all(part.is_local for part in self.parts)
         manifests = [part.manifest for part in self.parts]
-        self._first_shards = np.cumsum([0, *(len(part.shards) for part in self.parts)])
+        self._first_shards = list(itertools.accumulate((len(part.shards) for part in self.parts), initial=0))
         number_of = {name: number for number, name in enumerate(union_of_classes(manifests))}
         self._labels = [[number_of[name] for name in manifest.classes] for manifest in manifests]
 
@@ -63,8 +63,8 @@ class Joined:
 
     def located(self, shard: int) -> tuple[int, int]:
         """Of which data set a shard is, and its number there."""
-        part = int(np.searchsorted(self._first_shards, shard, side="right")) - 1
-        return part, shard - int(self._first_shards[part])
+        part = bisect.bisect_right(self._first_shards, shard) - 1
+        return part, shard - self._first_shards[part]
 
     def shard_name(self, shard: int) -> str:
         """What a shard is called: by its place in the data set, and by the data set's where there are several."""

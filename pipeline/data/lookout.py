@@ -53,19 +53,25 @@ class Lookout:
     def _ask_shards(self, step: int) -> None:
         slots = self._order.slots(step, *self._slots)
         for shard in np.unique(slots.shard_S).tolist():
-            part, its_shard = self._source.located(shard)
-            if self._is_worth_fetching(part, its_shard, step):
+            if self._is_worth_fetching(shard, step):
+                part, its_shard = self._source.located(shard)
                 self._source.parts[part].fetch_soon(its_shard)
 
     def _ask_samples(self, step: int, *, singly: bool = False) -> None:
         """Those of shards that are not fetched; with `singly`, of the others too."""
         slots = self._order.slots(step, *self._slots)
+        shards = set(np.unique(slots.shard_S).tolist())
+        if not singly:
+            shards = {shard for shard in shards if not self._is_worth_fetching(shard, step)}
+        if not shards:
+            return
         for shard, index in zip(slots.shard_S.tolist(), slots.index_S.tolist(), strict=True):
-            part, its_shard = self._source.located(shard)
-            if singly or not self._is_worth_fetching(part, its_shard, step):
+            if shard in shards:
+                part, its_shard = self._source.located(shard)
                 self._source.parts[part].read_soon(its_shard, index)
 
-    def _is_worth_fetching(self, part: int, its_shard: int, step: int) -> bool:
+    def _is_worth_fetching(self, shard: int, step: int) -> bool:
+        part, its_shard = self._source.located(shard)
         if isinstance(self._order, Subset):
             return self._order.is_dense(its_shard)
         plan, outlook = self._plans[part], self._outlooks[part]

@@ -260,7 +260,8 @@ def _manifest(config: Prepare, written: Sequence[Written], *, source: Source) ->
 def _log_classes(manifest: Manifest) -> None:
     for split, counts in manifest.class_counts.items():
         fewest, most = (f"{counts[at(counts)]} ({manifest.classes[at(counts)]})" for at in (np.argmin, np.argmax))
-        log.info("%s: classes have from %s to %s samples", split, fewest, most)
+        spread = f"from {fewest} to {most} samples" if min(counts) < max(counts) else f"{counts[0]} samples each"
+        log.info("%s: classes have %s", split, spread)
         empty = [name for name, count in zip(manifest.classes, counts, strict=True) if not count]
         if empty:
             shown = ", ".join(empty[:_SHOWN]) + (" ..." if len(empty) > _SHOWN else "")
