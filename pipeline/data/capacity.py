@@ -75,7 +75,7 @@ class RequestRate:
 
 @dataclass(frozen=True)
 class CacheRate:
-    """The disk of the cache: written and synced as fetched shards are."""
+    """The disk of the cache: written and synced, since in the long run the disk must keep up."""
 
     folder: str
     write_mb_per_s: float

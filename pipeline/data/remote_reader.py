@@ -173,11 +173,10 @@ class Server:
         if step not in self._kept and not self._next <= step < self._next + _JUMP:
             self._begin_at(step)
         while step not in self._kept:
-            try:
-                batch = next(self._batches)
-            except BaseException:  # a generator that raised is at its end, and may be asked again
+            batch = next(self._batches, None)
+            if batch is None:  # of itself it has no end: it raised, and whoever asked then was told
                 self._begin_at(self._next)
-                raise
+                continue
             self._next = batch.step + 1
             self._kept[batch.step] = batch, np.zeros(len(batch.ids_B), np.bool_)
         return self._kept[step]

@@ -157,6 +157,14 @@ def test_corrupt_samples_are_told_and_too_many_are_the_same_error(tmp_path):
         assert len(reader.quarantined) > 1
 
 
+def test_a_host_that_was_asked_again_after_an_error_tells_it_again(tmp_path):
+    data_set(tmp_path, sizes=SIZES, image=lambda i: b"none")
+    server = Server({"uri": str(tmp_path), **OPTIONS, "slots": (0, 12), "max_corrupt": 0})
+    for _ in range(2):
+        with pytest.raises(ValueError, match="max_corrupt allows 0"):
+            server.part(0, start=0, stop=12)
+
+
 def test_options_that_cannot_be_are_refused_before_any_host_is_asked(shards):
     with hosts(1) as some:
         with pytest.raises(ValueError, match="threads: must be at least 1"):
