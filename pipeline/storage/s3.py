@@ -104,13 +104,26 @@ def download(uri: str, path: Path) -> None:
     written, read = folder_error.explained(str(path), "write"), _explained(uri, "read", bucket)
     with written, read, local.replacement(path, durable=False) as file:
         descriptor = file.fileno()
-        fetch(uri, put=lambda chunk, position: _put(descriptor, chunk, position))
+
+        def reserve(
+            num_bytes: int,
+        ) -> None:  # ranges arrive in no order: the file lies better, and a full disk is told now
+            if num_bytes:
+                os.posix_fallocate(descriptor, 0, num_bytes)
+
+        fetch(uri, begin=reserve, put=lambda chunk, position: _put(descriptor, chunk, position))
 
 
-def fetch(uri: str, *, put: Callable[[bytes, int], None]) -> None:
-    """Calls `put(chunk, position)` for all of an object, in several threads and no order, a few positions twice."""
+def fetch(
+    uri: str, *, put: Callable[[bytes, int], None], begin: Callable[[int], None] = lambda num_bytes: None
+) -> None:
+    """Calls `put(chunk, position)` for all of an object, in several threads and no order, a few positions twice.
+
+    Before the first of them, `begin(num_bytes)`.
+    """
     head = _head(*_object(uri))
     num_bytes, etag = head["ContentLength"], head.get("ETag")
+    begin(num_bytes)
 
     def fetch_range(start: int) -> None:
         stop = min(start + RANGE_BYTES, num_bytes)
