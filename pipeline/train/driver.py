@@ -1,17 +1,22 @@
-"""The driver's ear on a gang: progress, tracking and history, from the messages of rank 0. Knows no torch.
+"""The driver's ear on a gang: progress, tracking, history and events, from the messages of rank 0. Knows no torch.
 
-Messages are mappings with a `kind`: begun (step, line), step (step, figures), checkpoint (step, wall_s),
-quarantine (step, shard, index, id, reason), profile (step, uri, table); of every rank also reading (rank, figures).
+Messages are mappings with a `kind`: begun (step, line, order, world_size), step (step, figures), checkpoint (step,
+wall_s, stall_s, num_bytes, where), guard (step, event, reason, loss, grad_norm, ids), notice (step, asks, reason),
+straggler (step, rank, ratio, what), corrupt (step, ranks), fallback (step, reason),
+quarantine (step, shard, index, id, reason), profile (step, uri, table);
+of every rank also reading (rank, figures) and hang (rank, step, waited_s, uri).
 """
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline import storage
 from pipeline.log import Progress
 from pipeline.stage import Track
+from pipeline.train import events
+from pipeline.train.events import Journal
 from pipeline.train.intake import Rates
 
 log = logging.getLogger(__name__)
@@ -28,20 +33,33 @@ _METRICS = {
     "memory_gib": "perf/memory_gib",
     "reserved_gib": "perf/reserved_gib",
     "alloc_retries": "perf/alloc_retries",
+    "slowest_rank_ratio": "perf/slowest_rank_ratio",
     "lr": "optim/lr",
     "grad_norm": "optim/grad_norm",
+}
+# What may befall a gang: the tag that counts it (its metric is run/<tag>), and how loud the log is about it.
+_TROUBLE = {
+    "notice": ("notices", logging.WARNING),
+    "straggler": ("stragglers", logging.WARNING),
+    "hang": ("hangs", logging.ERROR),
+    "corrupt": ("corruptions", logging.ERROR),
+    "fallback": ("fallbacks", logging.WARNING),
 }
 
 
 class Driver:
     """Use it in a `with`; `hear` takes the messages.
 
-    The history survives the driver, in `<out>/history.json`, as does the list of corrupt samples that were replaced, in
-    `<out>/quarantine.jsonl`.
+    The history survives the driver, in `<out>/history.json`, as do the events, in `<out>/events.jsonl`, and the list of
+    corrupt samples that were replaced, in `<out>/quarantine.jsonl`. The sample ids of a batch that changed no weights
+    are in `<out>/skipped/step-<step>.json`.
     """
 
-    def __init__(self, *, out: str, steps: int, title: str, track: Track) -> None:
-        self._title, self._track = title, track
+    def __init__(
+        self, *, out: str, steps: int, title: str, track: Track, clock: Callable[[], float] | None = None
+    ) -> None:
+        self._out, self._steps, self._title, self._track = out, steps, title, track
+        self._journal = Journal(out, clock=clock or events.steady())
         self._history_uri = storage.join(out, "history.json")
         self._history: dict[int, Mapping[str, float]] = {}
         self._bad: dict[tuple[str, int], Mapping[str, Any]] = {}
@@ -56,25 +74,34 @@ class Driver:
         if storage.exists(self._bad_uri):
             rows = [json.loads(line) for line in storage.read(self._bad_uri).splitlines()]
             self._bad = {(row["shard"], row["index"]): row for row in rows}
+        self._journal.open(self._steps)
+        self._journal.save()
         self._progress.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._progress.__exit__(*error)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._progress.__exit__(kind, error, trace)
         self._save()
+        self._journal.close("" if kind is None else f"{kind.__name__}: {error}".rstrip(": "))
+        now = self._journal.goodput
+        if now.step:
+            self._track.metrics({"run/goodput": now.goodput}, step=now.step)
 
     def hear(self, message: Mapping[str, Any]) -> None:
         """One message of the gang."""
         kind = message["kind"]
         if kind == "begun":
-            self._begun(int(message["step"]), [str(message["line"]), *message.get("order", ())])
+            self._begun(message, int(message["step"]))
         elif kind == "step":
             self._step(int(message["step"]), message["figures"])
         elif kind == "reading":
             self._rates.hear(message)
         elif kind == "checkpoint":
-            self._track.metrics({"checkpoint/write_s": float(message["wall_s"])}, step=int(message["step"]))
-            self._save()
+            self._checkpoint(message, int(message["step"]))
+        elif kind == "guard":
+            self._guard(message, int(message["step"]))
+        elif kind in _TROUBLE:
+            self._trouble(message, int(message["step"]))
         elif kind == "quarantine":
             self._quarantine(message)
         elif kind == "profile":
@@ -86,10 +113,12 @@ class Driver:
         return len(self._bad)
 
     def summary(self) -> dict[str, Any]:
-        """The end of the history, and at most 500 points of it: [step, loss, lr, images/s, wait share]."""
+        """The end of the history, at most 500 points of it: [step, loss, lr, images/s, wait share], and its events."""
         rows = [self._history[step] for step in sorted(self._history)]
         if not rows:
             return {"history": []}
+        self._journal.sum_up()
+        now = self._journal.goodput
         every = -(-len(rows) // MOST_POINTS)
         names = ("step", "loss", "lr", "images_per_s", "wait_share")
         rates = sorted(row["images_per_s"] for row in rows)
@@ -97,13 +126,25 @@ class Driver:
             "loss": rows[-1]["loss"],
             "accuracy": rows[-1]["accuracy"],
             "images_per_s": rates[len(rates) // 2],
+            "goodput": now.goodput,
+            "restarts": now.restarts,
+            "resumptions": now.resumptions,
+            "skipped": now.skipped,
             "history": [[row[name] for name in names] for row in rows[::-1][::every][::-1]],
         }
 
-    def _begun(self, step: int, lines: Sequence[str]) -> None:
+    def _begun(self, message: Mapping[str, Any], step: int) -> None:
+        self._journal.begin(step, world_size=message.get("world_size"))
+        self._journal.save()
+        now = self._journal.goodput
+        again = {name: getattr(now, name) for name in ("restarts", "resumptions") if getattr(now, name)}
+        for name, number in again.items():
+            self._count(f"run/{name}", number, tag=name, step=step)
         if step:
             log.info("%s: going on from the checkpoint of step %d", self._title, step)
-        for line in lines:
+        elif again:
+            log.info("%s: beginning anew, there was no checkpoint yet", self._title)
+        for line in (str(message["line"]), *message.get("order", ())):
             log.info("%s: %s", self._title, line)
         self._history = {at: row for at, row in self._history.items() if at <= step}
         self._rates.restart()
@@ -111,6 +152,8 @@ class Driver:
 
     def _step(self, step: int, figures: Mapping[str, float]) -> None:
         self._history[step] = {"step": step, **figures}
+        self._journal.reach(step, wait_share=figures["wait_share"])
+        self._journal.save(hurry=False)
         reading = self._rates.figures()
         metrics = {_METRICS.get(name, f"train/{name}"): value for name, value in figures.items()}
         self._track.metrics(metrics | {f"data/{name}": value for name, value in reading.items()}, step=step)
@@ -122,11 +165,60 @@ class Driver:
             shown["mfu"] = f"{100 * figures['mfu']:.0f}%"
         self._progress.advance(step - self._progress.done, **shown)
 
+    def _checkpoint(self, message: Mapping[str, Any], step: int) -> None:
+        wall_s = float(message["wall_s"])
+        stall_s = float(message.get("stall_s", wall_s))  # nothing else went on meanwhile, where it is not said
+        self._journal.reach(step, ago_s=wall_s - stall_s)
+        told = {name: message[name] for name in ("num_bytes", "where") if name in message}
+        row = self._journal.add("checkpoint", step=step, wall_s=wall_s, stall_s=stall_s, **told)
+        metrics = {"checkpoint/write_s": wall_s, "checkpoint/stall_s": stall_s}
+        metrics |= {"checkpoint/gb": told["num_bytes"] / 1e9} if "num_bytes" in told else {}
+        self._track.metrics({**metrics, "run/goodput": self._journal.goodput.goodput}, step=step)
+        log.info("%s: %s", self._title, events.said(row))
+        self._save()
+        self._journal.save()
+
+    def _guard(self, message: Mapping[str, Any], step: int) -> None:
+        details = {name: message[name] for name in ("reason", "loss", "grad_norm")}
+        if ids := [int(one) for one in message["ids"]]:
+            details |= self._keep({"step": step, "event": message["event"], **details, "ids": ids})
+        self._journal.reach(step)
+        row = self._journal.add(message["event"], step=step, **details)
+        self._journal.save(hurry=False)
+        now = self._journal.goodput
+        if message["event"] == "rolled back":
+            self._count("guard/rollbacks", now.rollbacks, tag="rollbacks", step=step)
+        else:
+            self._count("guard/skipped", now.skipped, tag="skipped_batches", step=step)
+        log.warning("%s: %s", self._title, events.said(row))
+
+    def _keep(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A file for a batch that changed nothing, its sample ids and the first reason; returns what the event says."""
+        name = f"skipped/step-{batch['step']:08d}.json"
+        try:
+            storage.write_if_absent(storage.join(self._out, name), json.dumps(batch).encode())
+        except storage.StorageError as error:
+            log.warning("%s; the sample ids of step %d are among the events instead", error, batch["step"])
+            return {"ids": batch["ids"]}
+        return {"file": name}
+
+    def _trouble(self, message: Mapping[str, Any], step: int) -> None:
+        kind = message["kind"]
+        name, level = _TROUBLE[kind]
+        row = self._journal.add(kind, **{key: value for key, value in message.items() if key != "kind"})
+        self._journal.save(hurry=False)
+        self._count(f"run/{name}", self._journal.goodput.others[kind], tag=name, step=step)
+        log.log(level, "%s: %s", self._title, events.said(row))
+
+    def _count(self, metric: str, number: int, *, tag: str, step: int) -> None:
+        self._track.metrics({metric: float(number)}, step=step)
+        self._track.tags({tag: str(number)})
+
     def _quarantine(self, message: Mapping[str, Any]) -> None:
         where = (str(message["shard"]), int(message["index"]))
         if where not in self._bad:
             self._bad[where] = {name: message[name] for name in ("shard", "index", "id", "reason")}
-            storage.write(self._bad_uri, "".join(json.dumps(row) + "\n" for row in self._bad.values()).encode())
+            self._write(self._bad_uri, "".join(json.dumps(row) + "\n" for row in self._bad.values()))
             self._track.metrics({"data/quarantined": float(len(self._bad))}, step=int(message["step"]))
             log.warning("%s, sample %d (id %s) replaced: %s", *where, message["id"], message["reason"])
 
@@ -141,4 +233,11 @@ class Driver:
 
     def _save(self) -> None:
         rows = [self._history[step] for step in sorted(self._history)]
-        storage.write(self._history_uri, json.dumps(rows).encode())
+        self._write(self._history_uri, json.dumps(rows))
+
+    def _write(self, uri: str, text: str) -> None:
+        """Whole and anew, time and again: a storage that is away for a while is no reason to stop listening."""
+        try:
+            storage.write(uri, text.encode())
+        except storage.StorageError as error:
+            log.warning("%s; it is written again when there is more to say", error)
