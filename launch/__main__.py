@@ -125,15 +125,27 @@ def plan(
 def status(
     recipe: Annotated[str, typer.Argument(help="Its default root is looked at.")] = "quickstart",
     root: Root = None,
+    stage: Annotated[str | None, typer.Option(help="Say more of this one, which trains.")] = None,
+    events: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Say more, with the last N events. Default with --stage: 10.")
+    ] = None,
     output: Annotated[PlanOutput, typer.Option()] = PlanOutput.table,
     debug: Debug = False,
 ) -> None:
-    """What is under a root: stages done and begun, and the figures they ended with."""
+    """What is under a root: stages done and begun, the figures they ended with, and how training fares.
+
+    With --stage or --events: where the time of training went, and what happened last.
+    """
     with errors(debug=debug):
         from launch import status as reading
         from launch.run import default_root
 
-        typer.echo(reading.render(reading.lines(root or default_root(recipe)), output.value))
+        where = root or default_root(recipe)
+        if stage is None and events is None:
+            typer.echo(reading.render(reading.lines(where), output.value))
+            return
+        found = reading.details(where, stage=stage, most=10 if events is None else events)
+        typer.echo(reading.render_details(found, output.value))
 
 
 @app.command()

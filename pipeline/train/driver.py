@@ -17,6 +17,7 @@ from pipeline.log import Progress
 from pipeline.stage import Track
 from pipeline.train import events
 from pipeline.train.events import Journal
+from pipeline.train.goodput import Goodput
 from pipeline.train.intake import Rates
 
 log = logging.getLogger(__name__)
@@ -36,8 +37,10 @@ _METRICS = {
     "slowest_rank_ratio": "perf/slowest_rank_ratio",
     "lr": "optim/lr",
     "grad_norm": "optim/grad_norm",
+    "rollbacks": "guard/rollbacks",
+    "skipped_batches": "guard/skipped",
 }
-# What may befall a gang: the tag that counts it (its metric is run/<tag>), and how loud the log is about it.
+# What may befall a gang: the tag and metric that count it, and how loud the log is about it.
 _TROUBLE = {
     "notice": ("notices", logging.WARNING),
     "straggler": ("stragglers", logging.WARNING),
@@ -45,6 +48,7 @@ _TROUBLE = {
     "corrupt": ("corruptions", logging.ERROR),
     "fallback": ("fallbacks", logging.WARNING),
 }
+CHECKPOINT_NEWS_S = 1.0  # shorter ones are no news
 
 
 class Driver:
@@ -65,6 +69,7 @@ class Driver:
         self._bad: dict[tuple[str, int], Mapping[str, Any]] = {}
         self._bad_uri = storage.join(out, "quarantine.jsonl")
         self._rates = Rates()
+        self._tracked = 0  # the last step that was reported
         self._progress = Progress(steps, title=title, unit="steps")
 
     def __enter__(self) -> "Driver":
@@ -85,7 +90,9 @@ class Driver:
         self._journal.close("" if kind is None else f"{kind.__name__}: {error}".rstrip(": "))
         now = self._journal.goodput
         if now.step:
-            self._track.metrics({"run/goodput": now.goodput}, step=now.step)
+            self._track.tags({"goodput": f"{now.goodput:.4f}"})
+        if now.step > self._tracked and (curves := _curves(now)):
+            self._track.metrics(curves, step=now.step)
 
     def hear(self, message: Mapping[str, Any]) -> None:
         """One message of the gang."""
@@ -101,7 +108,7 @@ class Driver:
         elif kind == "guard":
             self._guard(message, int(message["step"]))
         elif kind in _TROUBLE:
-            self._trouble(message, int(message["step"]))
+            self._trouble(message)
         elif kind == "quarantine":
             self._quarantine(message)
         elif kind == "profile":
@@ -137,12 +144,10 @@ class Driver:
         self._journal.begin(step, world_size=message.get("world_size"))
         self._journal.save()
         now = self._journal.goodput
-        again = {name: getattr(now, name) for name in ("restarts", "resumptions") if getattr(now, name)}
-        for name, number in again.items():
-            self._count(f"run/{name}", number, tag=name, step=step)
+        self._tag(now)
         if step:
             log.info("%s: going on from the checkpoint of step %d", self._title, step)
-        elif again:
+        elif now.restarts or now.resumptions:
             log.info("%s: beginning anew, there was no checkpoint yet", self._title)
         for line in (str(message["line"]), *message.get("order", ())):
             log.info("%s: %s", self._title, line)
@@ -156,7 +161,9 @@ class Driver:
         self._journal.save(hurry=False)
         reading = self._rates.figures()
         metrics = {_METRICS.get(name, f"train/{name}"): value for name, value in figures.items()}
-        self._track.metrics(metrics | {f"data/{name}": value for name, value in reading.items()}, step=step)
+        metrics |= {f"data/{name}": value for name, value in reading.items()}
+        self._track.metrics(metrics | _curves(self._journal.goodput), step=step)
+        self._tracked = step
         shown = {"loss": f"{figures['loss']:.3f}", "images/s": f"{figures['images_per_s']:.0f}"}
         shown["data wait"] = f"{100 * figures['wait_share']:.0f}%"
         if "mb_per_s" in reading:
@@ -174,7 +181,7 @@ class Driver:
         metrics = {"checkpoint/write_s": wall_s, "checkpoint/stall_s": stall_s}
         metrics |= {"checkpoint/gb": told["num_bytes"] / 1e9} if "num_bytes" in told else {}
         self._track.metrics({**metrics, "run/goodput": self._journal.goodput.goodput}, step=step)
-        log.info("%s: %s", self._title, events.said(row))
+        log.log(logging.INFO if wall_s >= CHECKPOINT_NEWS_S else logging.DEBUG, "%s: %s", self._title, events.said(row))
         self._save()
         self._journal.save()
 
@@ -185,11 +192,7 @@ class Driver:
         self._journal.reach(step)
         row = self._journal.add(message["event"], step=step, **details)
         self._journal.save(hurry=False)
-        now = self._journal.goodput
-        if message["event"] == "rolled back":
-            self._count("guard/rollbacks", now.rollbacks, tag="rollbacks", step=step)
-        else:
-            self._count("guard/skipped", now.skipped, tag="skipped_batches", step=step)
+        self._tag(self._journal.goodput)
         log.warning("%s: %s", self._title, events.said(row))
 
     def _keep(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -202,17 +205,16 @@ class Driver:
             return {"ids": batch["ids"]}
         return {"file": name}
 
-    def _trouble(self, message: Mapping[str, Any], step: int) -> None:
-        kind = message["kind"]
-        name, level = _TROUBLE[kind]
-        row = self._journal.add(kind, **{key: value for key, value in message.items() if key != "kind"})
+    def _trouble(self, message: Mapping[str, Any]) -> None:
+        row = self._journal.add(message["kind"], **{key: value for key, value in message.items() if key != "kind"})
         self._journal.save(hurry=False)
-        self._count(f"run/{name}", self._journal.goodput.others[kind], tag=name, step=step)
+        self._tag(self._journal.goodput)
+        _, level = _TROUBLE[message["kind"]]
         log.log(level, "%s: %s", self._title, events.said(row))
 
-    def _count(self, metric: str, number: int, *, tag: str, step: int) -> None:
-        self._track.metrics({metric: float(number)}, step=step)
-        self._track.tags({tag: str(number)})
+    def _tag(self, now: Goodput) -> None:
+        """Counts at once, to search by. Their curves have a point with every report of a step."""
+        self._track.tags({name: str(number) for name, number in _counts(now).items()})
 
     def _quarantine(self, message: Mapping[str, Any]) -> None:
         where = (str(message["shard"]), int(message["index"]))
@@ -241,3 +243,15 @@ class Driver:
             storage.write(uri, text.encode())
         except storage.StorageError as error:
             log.warning("%s; it is written again when there is more to say", error)
+
+
+def _counts(now: Goodput) -> dict[str, int]:
+    """How often what has befallen the run so far; what has not is left out."""
+    counts = {"restarts": now.restarts, "resumptions": now.resumptions, "rollbacks": now.rollbacks}
+    counts |= {"skipped_batches": now.skipped}
+    counts |= {tag: now.others.get(kind, 0) for kind, (tag, _) in _TROUBLE.items()}
+    return {name: number for name, number in counts.items() if number}
+
+
+def _curves(now: Goodput) -> dict[str, float]:
+    return {_METRICS.get(name, f"run/{name}"): float(number) for name, number in _counts(now).items()}

@@ -158,9 +158,8 @@ def _listed(numbers: Iterable[int]) -> str:
 def _checkpoint(row: Event) -> str:
     where = f" to {row['where']}" if row.get("where") else ""
     size = f"{row['num_bytes'] / 1e9:.3g} GB in " if row.get("num_bytes") else ""
-    return (
-        f"checkpoint of step {row['step']}{where}: {size}{row['wall_s']:.3g} s, {row['stall_s']:.2g} s of it waited for"
-    )
+    waited = f"{row['stall_s']:.2g} s of it waited for" if row["stall_s"] < row["wall_s"] else "all of it waited for"
+    return f"checkpoint of step {row['step']}{where}: {size}{row['wall_s']:.2g} s, {waited}"
 
 
 def _begun(row: Event) -> str:
@@ -169,8 +168,11 @@ def _begun(row: Event) -> str:
 
 
 def _steps(row: Event) -> str:
-    more = row["step"] > row["since"]
-    return f"steps {row['since'] + 1} to {row['step']}" if more else f"held up after step {row['step']}"
+    saved = row.get("checkpoints", 0)
+    more = f", {saved} checkpoint{'s' if saved > 1 else ''}" if saved else ""
+    if row["step"] == row["since"]:
+        return f"held up after step {row['step']}{more}"
+    return f"steps {row['since'] + 1} to {row['step']}{more}"
 
 
 _SAID: Mapping[str, Callable[[Event], str]] = {

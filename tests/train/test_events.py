@@ -179,6 +179,7 @@ SAID = [
     ({"event": "begun", "step": 0, "world_size": 2}, "2 workers began"),
     ({"event": "begun", "step": 20, "world_size": None}, "a gang went on from step 20"),
     ({"event": "steps", "since": 20, "step": 40}, "steps 21 to 40"),
+    ({"event": "steps", "since": 20, "step": 40, "checkpoints": 2}, "steps 21 to 40, 2 checkpoints"),
     ({"event": "steps", "since": 40, "step": 40}, "held up after step 40"),
     ({"event": "closed", "step": 9, "reason": "ValueError: no"}, "the driver ended: ValueError: no"),
     ({"event": "closed", "step": 9, "reason": ""}, "the driver ended"),
