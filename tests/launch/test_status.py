@@ -151,12 +151,12 @@ def test_in_detail_it_says_where_the_time_went_and_what_happened(root):
     assert course.splitlines() == [
         "where the time went                    time   share",
         "training                          2 min 7 s  63.5 %",
-        "waiting for data                      10 s   5.0 %",
-        "waiting for checkpoints                2 s   1.0 %",
-        "steps that were skipped                1 s   0.5 %",
-        "steps that had to be done again        7 s   3.5 %",
-        "starting and restarting               53 s  26.5 %",
-        "all                             3 min 20 s",
+        "waiting for data                       10 s   5.0 %",
+        "waiting for checkpoints                 2 s   1.0 %",
+        "steps that were skipped                 1 s   0.5 %",
+        "steps that had to be done again         7 s   3.5 %",
+        "starting and restarting                53 s  26.5 %",
+        "all                              3 min 20 s",
     ]
     assert [line[21:] for line in happened.splitlines()] == [
         "what happened",
