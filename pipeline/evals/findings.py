@@ -90,6 +90,7 @@ def pretraining(stage: str, *, result: Mapping[str, Any], model: str = "", data:
         ("Compute", _show(number("train_flops"), lambda value: si(value, "FLOP"))),
         ("Throughput", _show(number("images_per_s"), lambda value: f"{value:,.0f} images/s")),
         ("Wall time", _show(number("wall_s"), duration)),
+        ("Goodput", _show(number("goodput"), lambda value: f"{100 * value:.1f} %{_befallen(result)}")),
         ("Last loss", _show(number("loss"), lambda value: f"{value:.4f}")),
         ("Top-1", _show(number("top1"), lambda value: f"{100 * value:.2f} %")),
         ("Weights", str(result["weights"]) if result.get("weights") else None),
@@ -97,6 +98,13 @@ def pretraining(stage: str, *, result: Mapping[str, Any], model: str = "", data:
     )
     facts = tuple((what, value) for what, value in known if value is not None)
     return Pretraining(stage, facts, tuple(_point(point) for point in result.get("history", ())))
+
+
+def _befallen(result: Mapping[str, Any]) -> str:
+    """What a run went through: ', 2 restarts, 1 batch skipped'."""
+    restarts = result.get("restarts", 0) + result.get("resumptions", 0)
+    counted = ((restarts, "restart", "restarts"), (result.get("skipped", 0), "batch skipped", "batches skipped"))
+    return "".join(f", {number} {single if number == 1 else many}" for number, single, many in counted if number)
 
 
 def _show(value: float | None, text: Any) -> str | None:

@@ -35,3 +35,15 @@ def test_what_a_pre_training_does_not_say_is_left_out():
 def test_compute_is_in_exaflop_as_the_papers_have_it():
     one = pretraining("pretrain", result={"train_flops": 4.262e21})
     assert one.facts == (("Compute", "4,262 EFLOP"),)
+
+
+@pytest.mark.parametrize(
+    ("befell", "value"),
+    [
+        ({}, "93.1 %"),
+        ({"restarts": 1, "resumptions": 1, "skipped": 0}, "93.1 %, 2 restarts"),
+        ({"restarts": 1, "skipped": 3}, "93.1 %, 1 restart, 3 batches skipped"),
+    ],
+)
+def test_goodput_is_a_fact_with_what_befell_the_run(befell, value):
+    assert pretraining("pretrain", result={"goodput": 0.9312, **befell}).facts == (("Goodput", value),)

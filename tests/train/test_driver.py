@@ -67,7 +67,6 @@ def test_figures_are_tracked_under_the_groups_they_belong_to(driver, track):
             },
         ),
         (10, {"checkpoint/write_s": 1.5, "checkpoint/stall_s": 1.5, "run/goodput": 0.0}),
-        (10, {"run/goodput": 0.0}),
     ]
 
 
