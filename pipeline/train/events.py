@@ -175,6 +175,13 @@ def _steps(row: Event) -> str:
     return f"steps {row['since'] + 1} to {row['step']}{more}"
 
 
+def _straggler(row: Event) -> str:
+    told = f"rank {row['rank']} is slow: {row['what']}"
+    if row["ratio"] is None:  # infinite, as the others take no time at all
+        return f"{told}, and the others not"
+    return f"{told}, {row['ratio']:.2g} x the others'"
+
+
 _SAID: Mapping[str, Callable[[Event], str]] = {
     "opened": lambda row: f"a driver began, to train {row['steps']} steps",
     "begun": _begun,
@@ -185,7 +192,7 @@ _SAID: Mapping[str, Callable[[Event], str]] = {
     "rolled back": lambda row: f"rolled back after step {row['step']}: {row['reason']}",
     "notice": lambda row: f"told to {row['asks']} after step {row['step']}: {row['reason']}",
     "hang": lambda row: f"rank {row['rank']} hangs after step {row['step']}, for {row['waited_s']:.0f} s: {row['uri']}",
-    "straggler": lambda row: f"rank {row['rank']} is slow: {row['what']}, {row['ratio']:.2g} x the others'",
+    "straggler": _straggler,
     "corrupt": lambda row: (
         f"after step {row['step']} the weights of ranks {_listed(row['ranks'])} differ from the others'"
     ),

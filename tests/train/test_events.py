@@ -183,6 +183,10 @@ SAID = [
     ({"event": "steps", "since": 40, "step": 40}, "held up after step 40"),
     ({"event": "closed", "step": 9, "reason": "ValueError: no"}, "the driver ended: ValueError: no"),
     ({"event": "closed", "step": 9, "reason": ""}, "the driver ended"),
+    (
+        {"event": "straggler", "step": 9, "rank": 1, "what": "waiting for batches", "ratio": None},
+        "rank 1 is slow: waiting for batches, and the others not",
+    ),
     ({"event": "summed", "step": 900}, "everything up to step 900, summed up"),
     ({"event": "one of a later version"}, "one of a later version"),
 ]

@@ -125,8 +125,8 @@ TROUBLE = [
         "hangs",
     ),
     (
-        {"kind": "straggler", "rank": 2, "ratio": 1.84, "what": "time of a step"},
-        "rank 2 is slow: time of a step, 1.8 x the others'",
+        {"kind": "straggler", "rank": 2, "ratio": 1.84, "what": "its forward passes"},
+        "rank 2 is slow: its forward passes, 1.8 x the others'",
         "stragglers",
     ),
     (
