@@ -34,7 +34,8 @@ class errors:  # noqa: N801  a `with` that reads like a phrase
         if error is None or isinstance(error, typer.Exit | SystemExit):
             return
         if isinstance(error, KeyboardInterrupt):
-            log.error("%s; the same command goes on from here", "terminated" if self._is_terminated else "interrupted")
+            how = "terminated" if self._is_terminated else "interrupted"
+            log.error("%s; the same command goes on from here", ", ".join([how, *map(str, error.args)]))
             sys.exit(TERMINATED if self._is_terminated else INTERRUPTED)
         code = _code_of(error)
         if code is None:

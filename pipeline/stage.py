@@ -9,7 +9,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from pipeline import config as configs
 from pipeline.config import encode, fingerprint
@@ -24,12 +24,19 @@ class Resources:
     `workers` is the size of a gang (or the most tasks at once, where None means as many as fit). With `readers` that
     many processes elsewhere read and decode for the gang; 0 leaves that to its own machines. `workers_on` and
     `readers_on` name custom resources of Ray that the machines for them offer; None takes any that have room.
+
+    With `min_workers` a gang is elastic: it goes on with as many of its `workers` as the machines can hold, at least so
+    many, and grows again when machines come back; None waits for all of them. A gang that is told to stop, or that is
+    about to grow, has `grace_s` to save what it has. Machines that their owner takes back are not counted against
+    `max_restarts`.
     """
 
     workers: int | None = None
+    min_workers: int | None = None
     gpus_per_worker: float = 0.0
     cpus_per_worker: float = 1.0
     max_restarts: int = 3
+    grace_s: float = 120.0
     readers: int = 0
     cpus_per_reader: float = 2.0
     workers_on: str | None = None
@@ -40,6 +47,17 @@ class Resources:
             raise ValueError(f"workers: must be at least 1, got {self.workers}")
         if self.gpus_per_worker < 0 or self.cpus_per_worker < 0:
             raise ValueError("gpus_per_worker, cpus_per_worker: must not be negative")
+        if self.min_workers is not None and not 1 <= self.min_workers <= (self.workers or 0):
+            raise ValueError(
+                f"min_workers: must be between 1 and workers, which is {self.workers}, got {self.min_workers}"
+            )
+        if self.min_workers is not None and self.readers and self.readers_on is None:
+            raise ValueError(  # Ray sizes an elastic gang by what machines have, not by what is free there
+                "readers_on: an elastic gang would count the CPUs of its readers as its own; with min_workers and "
+                "readers, name a resource that only the readers' machines offer"
+            )
+        if self.grace_s < 0:
+            raise ValueError(f"grace_s: must be 0 (no waiting) or more, got {self.grace_s}")
         if self.readers < 0 or self.cpus_per_reader <= 0:
             raise ValueError(
                 f"readers, cpus_per_reader: must be at least 0 and positive, got {self.readers}, {self.cpus_per_reader}"
@@ -54,6 +72,25 @@ class Artifact:
     stage: str
     uri: str
     result: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Notice:
+    """What the driver asks of a running gang: "save" and go on, or "stop", which is to save and raise `Stopped`.
+
+    `deadline` is in seconds of `time.time()`: what is not whole by then may be lost.
+    """
+
+    kind: Literal["save", "stop"]
+    reason: str
+    deadline: float
+
+
+class Stopped(Exception):
+    """Raised by every member of a gang that did what a Notice "stop" asks; says what is kept, as "saved at step 40".
+
+    No error: the gang is not started again, and the driver ends as one that was interrupted.
+    """
 
 
 class Answer(Protocol):
@@ -90,6 +127,15 @@ class Member(Protocol):
         """Hand a message to the driver's `on_message`; never blocks and never fails the step."""
         ...
 
+    def notice(self) -> Notice | None:
+        """What the driver last asked for, the same until it asks for something else; only rank 0 is told.
+
+        Cheap, without I/O: look after every step. Rank 0 says when it sets about it, with a message {"kind": "notice",
+        "step", ...}; a "save" is done when a message {"kind": "checkpoint", "step", ...} of that step or a later one
+        follows. A gang that never looks is not waited for.
+        """
+        ...
+
 
 class Cluster(Protocol):
     """What a stage needs of the machines. Stage functions run in the driver; heavy work goes through here."""
@@ -113,7 +159,8 @@ class Cluster(Protocol):
         """`function(member, payload)` in `resources.workers` processes at once; returns what rank 0 returned.
 
         `resources.readers` hosts stand by them. A lost process restarts all of the gang, at most
-        `resources.max_restarts` times; a lost host comes back by itself.
+        `resources.max_restarts` times, and with `resources.min_workers` as a smaller one if it must be; a lost host
+        comes back by itself. Interrupted, the driver has the gang stop first, and then raises KeyboardInterrupt.
         """
         ...
 

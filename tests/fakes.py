@@ -4,9 +4,8 @@ import pickle
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from types import SimpleNamespace
 
-from pipeline.stage import Resources
+from pipeline.stage import Notice, Resources
 
 
 class InProcessCluster:
@@ -24,10 +23,26 @@ class InProcessCluster:
 
     def gang(self, function, payload, *, on_message):
         """A gang of one. `torch.distributed` is not initialised."""
-        member = SimpleNamespace(
-            rank=0, world_size=1, local_rank=0, hosts=(), send=lambda message: on_message(_travel(message))
-        )
+        member = FakeMember(send=lambda message: on_message(_travel(message)))
         return _travel(function(member, _travel(payload)))
+
+
+class FakeMember:
+    """A member of a gang that a test has in its hands: it keeps what it sends, and is told what `told` holds."""
+
+    def __init__(
+        self, *, rank=0, world_size=1, local_rank=None, hosts=(), send=None, told: Notice | None = None
+    ) -> None:
+        self.rank, self.world_size, self.hosts, self.told = rank, world_size, hosts, told
+        self.local_rank = rank if local_rank is None else local_rank
+        self.sent = []
+        self._send = send or self.sent.append
+
+    def send(self, message: Mapping) -> None:
+        self._send(dict(message))
+
+    def notice(self) -> Notice | None:
+        return self.told if self.rank == 0 else None
 
 
 class InProcessHost:

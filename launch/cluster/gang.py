@@ -1,7 +1,8 @@
 """Gangs of trainers under Ray Train, and what they tell their driver.
 
-A gang's processes talk to the driver through a mailbox actor, so that the driver alone shows progress and tracks.
-Ray Train restarts a gang that lost a process; what the gang goes on from is its own affair (`train.checkpoint`).
+A gang's processes talk to the driver through a mailbox actor, so that the driver alone shows progress and tracks, and
+the driver asks things of them the same way. Ray Train restarts a gang that lost a process, an elastic one with as many
+as there is room for; what the gang goes on from is its own affair (`train.checkpoint`).
 """
 
 import contextlib
@@ -10,21 +11,23 @@ import logging
 import queue
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from launch.cluster import gauge
-from pipeline.stage import Host, Member, Resources
+from launch.cluster import failure, gauge
+from launch.cluster.mailbox import Mailbox
+from launch.cluster.notice import Ear
+from pipeline.stage import Host, Member, Notice, Resources, Stopped
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
+RESIZE_S = 60.0  # between two looks for machines on which an elastic gang could grow
+ANSWER_S = 5.0  # for the mailbox
 FATAL = "fatal"  # the key of the message that ends a gang
-
-
-class GangFailed(RuntimeError):
-    """A gang failed for good: its own error, or more lost processes than `max_restarts`."""
+JOINED = "joined"  # and of the one that says it has started, with how many
 
 
 def run(
@@ -43,20 +46,26 @@ def run(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=4, scheduling_strategy=here).remote()
     ended: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
+    sizes: list[int] = []
 
     def hear(message: Mapping[str, Any]) -> None:
         if FATAL in message:
-            ended.put(_Ended(error=message[FATAL]))
+            ended.put(_Ended(error=message[FATAL], is_own=True))
+        elif JOINED in message:
+            sizes.append(message[JOINED])
+            _say_size(sizes, resources)
         else:
             on_message(message)
 
-    with tempfile.TemporaryDirectory(prefix="tessera-gang-") as scratch, _reading(mailbox, hear):
+    with tempfile.TemporaryDirectory(prefix="tessera-gang-") as scratch, _reading(mailbox, hear, ended):
         config = {"function": function, "payload": payload, "mailbox": mailbox, "hosts": tuple(hosts)}
         trainer = _trainer(config, resources=resources, scratch=scratch)
         threading.Thread(target=_fit, args=(trainer, ended), name="gang", daemon=True).start()
-        end = ended.get()
-    if end.error is not None:
+        end = _end(ended, mailbox, grace_s=resources.grace_s)
+    if end.error is not None and end.is_own:
         raise end.error
+    if end.error is not None:
+        raise failure.explained(end.error, restarts=max(0, len(sizes) - 1), resources=resources)
     return end.result
 
 
@@ -66,27 +75,81 @@ class _Ended:
 
     result: Any = None
     error: Exception | None = None
+    is_own: bool = False  # an error of ours, not of what Ray Train says
+
+
+def _end(ended: "queue.SimpleQueue[_Ended]", mailbox: Any, *, grace_s: float) -> _Ended:
+    """How the gang ended. Interrupted, that of a gang which was given `grace_s` to save, as a KeyboardInterrupt.
+
+    A second interruption does not wait.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        return ended.get()
+    except KeyboardInterrupt:
+        stop = Notice("stop", "the run was interrupted", time.time() + grace_s)
+        try:
+            listens = ray.get(mailbox.ask.remote(stop), timeout=ANSWER_S)
+        except RayError:
+            listens = False
+        if not listens:
+            raise
+        log.warning("interrupted: the gang saves what it has, for at most %.0f s; once more leaves at once", grace_s)
+        try:
+            end = ended.get(timeout=grace_s)
+        except queue.Empty:
+            log.warning("the gang did not stop within %.0f s", grace_s)
+            raise KeyboardInterrupt from None
+        raise KeyboardInterrupt(*_saved(end)) from end.error
+
+
+def _saved(end: _Ended) -> tuple[str, ...]:
+    return (str(end.error),) if isinstance(end.error, Stopped) else ()
+
+
+def _say_size(sizes: Sequence[int], resources: Resources) -> None:
+    """A line each time that a gang has started again, and where it is not as large as it could be."""
+    wanted, size = resources.workers or 1, sizes[-1]
+    if len(sizes) > 1 or size < wanted:
+        log.warning("the gang started%s with %d of %d workers", " again" if len(sizes) > 1 else "", size, wanted)
 
 
 def _trainer(config: Mapping[str, Any], *, resources: Resources, scratch: str) -> Any:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    callbacks: list[Any] = []
+    if resources.min_workers is not None:
+        from launch.cluster.elastic import Resizing
+
+        callbacks = [Resizing(config["mailbox"], grace_s=resources.grace_s)]
     return TorchTrainer(
         _member,
         train_loop_config=dict(config),
         torch_config=TorchConfig(timeout_s=1800),
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers or 1,
-            use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker=_wanted(resources),
-        ),
+        scaling_config=_scaling(resources),
         run_config=RunConfig(
             name=f"gang-{uuid.uuid4().hex[:12]}",
             storage_path=scratch,
-            failure_config=FailureConfig(max_failures=resources.max_restarts),
+            # Machines that their owner takes back are no fault of the run.
+            failure_config=FailureConfig(max_failures=resources.max_restarts, max_preemption_failures=-1),
             worker_runtime_env={"env_vars": _environment(resources)},
+            callbacks=callbacks,
         ),
+    )
+
+
+def _scaling(resources: Resources) -> Any:
+    from ray.train import ScalingConfig
+
+    most = resources.workers or 1
+    return ScalingConfig(
+        num_workers=most if resources.min_workers is None else (resources.min_workers, most),
+        use_gpu=resources.gpus_per_worker > 0,
+        resources_per_worker=_wanted(resources),
+        elastic_resize_monitor_interval_s=RESIZE_S,
     )
 
 
@@ -95,24 +158,7 @@ def _fit(trainer: Any, ended: "queue.SimpleQueue[_Ended]") -> None:
     try:
         ended.put(_Ended(result=trainer.fit().return_value))
     except Exception as error:  # noqa: BLE001  the process border: Ray wraps whatever happened there
-        ended.put(_Ended(error=_explained(error)))
-
-
-class Mailbox:
-    """The actor between a gang and its driver. Holds messages until they are taken."""
-
-    def __init__(self) -> None:
-        self._messages: list[Mapping[str, Any]] = []
-        self._lock = threading.Lock()
-
-    def put(self, message: Mapping[str, Any]) -> None:
-        with self._lock:
-            self._messages.append(message)
-
-    def take(self) -> list[Mapping[str, Any]]:
-        with self._lock:
-            messages, self._messages = self._messages, []
-            return messages
+        ended.put(_Ended(error=error))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,29 +170,38 @@ class GangMember:
     local_rank: int
     mailbox: Any
     hosts: tuple[Host, ...] = ()
+    ear: Ear | None = None
 
     def send(self, message: Mapping[str, Any]) -> None:
         self.mailbox.put.remote(dict(message))
         gauge.export(message, rank=self.rank)
 
+    def notice(self) -> Notice | None:
+        return self.ear.notice() if self.ear else None
+
 
 def _member(config: Mapping[str, Any]) -> Any:
     """What runs in every process of a gang."""
+    import ray
     from ray import train
 
-    context = train.get_context()
-    member = GangMember(
-        context.get_world_rank(),
-        context.get_world_size(),
-        context.get_local_rank(),
-        mailbox=config["mailbox"],
-        hosts=config["hosts"],
-    )
-    try:
-        return config["function"](member, config["payload"])
-    except (ValueError, FileNotFoundError) as error:
-        member.send({FATAL: error})
-        raise
+    context, mailbox = train.get_context(), config["mailbox"]
+    rank, size = context.get_world_rank(), context.get_world_size()
+    with contextlib.ExitStack() as stack:
+        ear = None
+        if rank == 0:
+            ray.get(mailbox.joined.remote())
+            ear = stack.enter_context(Ear(mailbox))
+        member = GangMember(rank, size, context.get_local_rank(), mailbox=mailbox, hosts=config["hosts"], ear=ear)
+        if rank == 0:
+            member.send({JOINED: size})
+        try:
+            return config["function"](member, config["payload"])
+        except Stopped as stopped:  # a worker that raises would be started again
+            member.send({FATAL: stopped})
+        except (ValueError, FileNotFoundError) as error:
+            member.send({FATAL: error})
+            raise
 
 
 def _wanted(resources: Resources) -> dict[str, float]:
@@ -162,35 +217,32 @@ def _environment(resources: Resources) -> dict[str, str]:
     return env if resources.gpus_per_worker else env | {"DS_ACCELERATOR": "cpu"}
 
 
-def _explained(error: Exception) -> Exception:
-    """The first worker's own error, if it is a user's mistake; else GangFailed naming it."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for rank, failure in sorted(failures.items()):
-        cause = getattr(failure, "cause", failure)
-        if isinstance(cause, ValueError | OSError):
-            return cause
-        return GangFailed(f"worker {rank} failed: {cause}")
-    return GangFailed(str(error))
-
-
 @contextlib.contextmanager
-def _reading(mailbox: Any, on_message: Callable[[Mapping[str, Any]], None]) -> Iterator[None]:
-    """Hands messages to `on_message` from a thread, in order; the last ones before returning."""
+def _reading(
+    mailbox: Any, on_message: Callable[[Mapping[str, Any]], None], ended: "queue.SimpleQueue[_Ended]"
+) -> Iterator[None]:
+    """Hands messages to `on_message` from a thread, in order; the last ones before returning.
+
+    What `on_message` raises ends the gang: it would go on unheard.
+    """
     import ray
     from ray.exceptions import RayError
 
-    ended = threading.Event()
+    over = threading.Event()
 
     def drain() -> None:
         for message in ray.get(mailbox.take.remote()):
             on_message(message)
 
     def poll() -> None:
-        while not ended.wait(POLL_S):
+        while not over.wait(POLL_S):
             try:
                 drain()
             except RayError as error:
                 log.warning("lost the gang's messages: %s", error)
+                return
+            except Exception as error:  # noqa: BLE001  a border of threads: the driver's own raises it
+                ended.put(_Ended(error=error, is_own=True))
                 return
 
     thread = threading.Thread(target=poll, name="gang-messages", daemon=True)
@@ -198,7 +250,7 @@ def _reading(mailbox: Any, on_message: Callable[[Mapping[str, Any]], None]) -> I
     try:
         yield
     finally:
-        ended.set()
+        over.set()
         thread.join()
         with contextlib.suppress(RayError):
             drain()

@@ -21,6 +21,13 @@ QUIET = {  # of Ray's own processes; the first two also stop its usage report an
     "RAY_enable_open_telemetry": "0",
 }
 
+PROMPT = {  # of Ray Train, so that a fault is noticed soon and costs little
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # a lost process
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a machine that is to go
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",  # one that is there and does not answer
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # no room after all; then the machines are counted anew
+}
+
 
 @contextlib.contextmanager
 def connected(*, address: str | None, cpus: int | None = None) -> Iterator["RayCluster"]:
@@ -28,7 +35,7 @@ def connected(*, address: str | None, cpus: int | None = None) -> Iterator["RayC
 
     `cpus` is what a local cluster claims to have, where the stages want more processes than there are cores.
     """
-    for name, value in QUIET.items():
+    for name, value in (QUIET | PROMPT).items():
         os.environ.setdefault(name, value)
     import ray
 
