@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from pipeline.train.engine import Engine
     from pipeline.train.loop import Tick
+    from pipeline.train.part import Part
     from pipeline.train.reading import AnyReader
     from pipeline.train.saver import Saver
 
@@ -239,22 +240,13 @@ def _train(job: Job, member: Member, *, engine: "Engine", saver: "Saver", device
 
 
 def _engine(config: Pretrain, member: Member, device: "torch.device") -> "Engine":
-    """The same weights on every rank; ValueError where the batch cannot be divided among the workers."""
+    """The same weights on every rank."""
     import torch
 
     from pipeline.models.vit import ViT
     from pipeline.train.engine import Engine
     from pipeline.train.task import Task
 
-    part, rest = divmod(config.global_batch, member.world_size)
-    micro_batch = config.micro_batch or part
-    if rest or part % micro_batch:
-        raise ValueError(
-            f"global_batch: {config.global_batch} cannot be divided among {member.world_size} workers in micro-batches "
-            f"of {micro_batch}; a multiple of {member.world_size * micro_batch} would be right"
-        )
-    if config.objective.mixes and micro_batch % 2:
-        raise ValueError(f"micro_batch: images are mixed in pairs, so a worker's must be even, got {micro_batch}")
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     model = ViT(config.model, generator=torch.Generator().manual_seed(config.seed))
     return Engine(
@@ -262,8 +254,7 @@ def _engine(config: Pretrain, member: Member, device: "torch.device") -> "Engine
         optimization=config.optim,
         steps=config.steps,
         seed=config.seed,
-        micro_batch=micro_batch,
-        accumulate=part // micro_batch,
+        part=part_of(config, member),
         zero_stage=config.zero_stage,
         precision=config.precision,
         device=device,
@@ -287,7 +278,21 @@ def _reader(job: Job, member: Member) -> "tuple[AnyReader, list[str]]":
     )
     about: dict[str, Any] = {"split": config.split, "view": config.view, "seed": config.seed}
     about |= {"mixup": config.objective.mixup, "cutmix": config.objective.cutmix}
-    return open_reader(job.data, order=order, member=member, reading=config.reading, **about)
+    about |= {"part": part_of(config, member), "reading": config.reading}
+    return open_reader(job.data, order=order, member=member, **about)
+
+
+def part_of(config: Pretrain, member: Member) -> "Part":
+    """What a member computes of every batch."""
+    from pipeline.train.part import Part
+
+    return Part(
+        config.global_batch,
+        member.world_size,
+        member.rank,
+        most=config.micro_batch,
+        paired=config.objective.mixes,
+    )
 
 
 def _report(member: Member, figures: Mapping[str, float], tick: "Tick") -> None:

@@ -5,6 +5,7 @@ it would build at first use (minutes, and a stale lock hangs every later run), i
 torch's.
 """
 
+import itertools
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,10 @@ from typing import Any, Literal
 import torch
 import torch.distributed
 
-from pipeline.train import fragment, optim
+from pipeline.train import fragment, optim, skip
+from pipeline.train.guard import Guard
+from pipeline.train.part import Part
+from pipeline.train.probe import probe_batch
 from pipeline.train.schedule import lr_at
 from pipeline.train.speed import Speed, kernels_for, prepare
 from pipeline.train.task import Batch, Task
@@ -23,12 +27,15 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 import deepspeed
 
 Precision = Literal["fp32", "bf16"]
+PASSED = "passed over"  # why a batch that a run leaves out after going back changed nothing
 
 
 class Engine:
     """One optimizer step of the whole gang per `train(batch)`.
 
     Stages 1, 2 and 3 of ZeRO; stage 0 is refused because DeepSpeed 0.19.8 starts Adam one step late there in bf16.
+    A `guard` is asked before every update, which waits for the device once a step, and sums up one number over the
+    gang. `step` counts finished steps, `updates` those of them that changed the weights.
     """
 
     def __init__(
@@ -38,58 +45,85 @@ class Engine:
         optimization: optim.Optim,
         steps: int,
         seed: int,
-        micro_batch: int,
-        accumulate: int,
+        part: Part,
         zero_stage: int,
         precision: Precision,
         device: torch.device,
         speed: Speed = Speed(),
+        guard: Guard | None = None,
     ) -> None:
-        self.step = 0
+        self.step = self.updates = 0
         self._optimization, self._steps, self._seed = optimization, steps, seed
-        self._micro_batch, self._accumulate, self._zero_stage = micro_batch, accumulate, zero_stage
+        self._part, self._zero_stage, self._guard = part, zero_stage, guard
+        self._cuts, self._weights = part.cuts, part.weights
         self._rank, self._device = torch.distributed.get_rank(), device
         self._states = optim.states(optimization)
         self.shapes = {name: tuple(p.shape) for name, p in task.named_parameters() if p.requires_grad}
         self._speed, self._model = speed, task.model
+        self._probe = probe_batch(task.model.config, task.objective, device=device)
         exact = {name: p.detach().clone() for name, p in task.named_parameters()} if precision == "bf16" else {}
         _settle_deepspeed()
         prepare(task.model, speed, device=device)
-        task.to(device)
+        self.module = task.to(device)
         self._engine: Any
         self._optimizer: Any
         self._engine, self._optimizer, *_ = deepspeed.initialize(
             model=task,
             optimizer=optim.build(task, optimization),  # pyright: ignore[reportArgumentType]
-            config=_settings(optimization, micro_batch, accumulate, zero_stage, precision),
+            config=_settings(optimization, part, zero_stage, precision, looks=guard is None),
         )
         if exact:  # DeepSpeed makes the masters of weights that it has rounded already
             fragment.set_masters(self._engine.module, self._optimizer, stage=zero_stage, rank=self._rank, values=exact)
+        self._losses: list[torch.Tensor] = []  # of this step's micro-batches, weighted by their size
+        self._judged: tuple[str, float] = "", 0.0
+        if guard is not None:
+            skip.ask_before_updates(self._optimizer, self._refuse, stage=zero_stage)
 
     def train(self, batch: Batch) -> Mapping[str, Any]:
         """One step on this rank's part of the global batch; returns its loss and accuracy, lr and gradient norm.
 
-        Loss and accuracy stay on the device: reading them waits for the step.
+        Loss and accuracy stay on the device: reading them waits for the step. Their mean over the ranks is that over
+        the batch. `skipped` says why the weights were not changed, "" if they were.
         """
         lr = lr_at(self.step, peak=self._optimization.lr, steps=self._steps, schedule=self._optimization.schedule)
+        if self._guard is not None and self._guard.is_passed(self.step):
+            self.step += 1
+            nothing = torch.full((), float("nan"), device=self._device)
+            return {"loss": nothing, "accuracy": nothing, "lr": lr, "grad_norm": None, "skipped": PASSED}
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         seed_step(self._seed, step=self.step, rank=self._rank)
-        size, losses, hits = self._micro_batch, [], []
-        for start in range(0, size * self._accumulate, size):
-            with self._kernels(size):
-                loss, accuracy = self._engine(batch.part(start, start + size))
+        cuts, weights, hits = self._cuts, self._weights, []
+        self._losses = []
+        for number, (start, stop) in enumerate(itertools.pairwise(cuts)):
+            with self._kernels(stop - start):
+                loss, accuracy = self._engine(batch.part(start, stop))
+                if weights is not None:
+                    loss, accuracy = loss * weights[number], accuracy * weights[number]
+                self._losses.append(loss.detach())
                 self._engine.backward(loss)
-            self._engine.step()
-            losses.append(loss.detach())
             hits.append(accuracy.detach())
+            self._engine.step()
+        why, norm = self._judged if self._guard is not None else ("", self._engine.get_global_grad_norm())
         self.step += 1
-        return {
-            "loss": torch.stack(losses).mean(),
-            "accuracy": torch.stack(hits).mean(),
-            "lr": lr,
-            "grad_norm": self._engine.get_global_grad_norm(),
-        }
+        self.updates += not why
+        loss = torch.stack(self._losses).mean()
+        return {"loss": loss, "accuracy": torch.stack(hits).mean(), "lr": lr, "grad_norm": norm, "skipped": why}
+
+    def _refuse(self, norm: float) -> bool:
+        """Whether the update that is about to be made is left out; asked by every rank."""
+        assert self._guard is not None, "nobody else asks"
+        loss = float(skip.mean_over_ranks(torch.stack(self._losses).mean()))
+        self._judged = self._guard.judge(loss=loss, grad_norm=norm), norm
+        return bool(self._judged[0])
+
+    def probe(self) -> float:
+        """The loss on a few images that are always the same (`train.probe`). All ranks call it, and get the same."""
+        self._engine.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
+            loss, _ = self._engine.module(self._probe)
+        self._engine.train()
+        return float(loss)
 
     def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """fp32 [B,K] of uint8 images on this rank's device. All ranks call it equally often: ZeRO-3 gathers weights."""
@@ -108,20 +142,21 @@ class Engine:
             self._engine.module, self._optimizer, stage=self._zero_stage, rank=self._rank, states=self._states
         )
 
-    def restore(self, read: fragment.Read, *, step: int) -> None:
-        """Go on as if `step` steps had just been finished."""
+    def restore(self, read: fragment.Read, *, step: int, updates: int | None = None) -> None:
+        """Go on as if `step` steps had just been finished, of which `updates` changed the weights."""
+        updates = step if updates is None else updates
         fragment.restore(
             self._engine.module,
             self._optimizer,
             stage=self._zero_stage,
             rank=self._rank,
             states=self._states,
-            step=step,
+            step=updates,
             read=read,
         )
-        self.step = step
+        self.step, self.updates = step, updates
         self._engine.global_steps = step
-        self._engine.micro_steps = step * self._accumulate
+        self._engine.micro_steps = step * self._part.accumulate
 
 
 def seed_step(seed: int, *, step: int, rank: int) -> None:
@@ -140,14 +175,17 @@ def _settle_deepspeed() -> None:
 
 
 def _settings(
-    optimization: optim.Optim, micro_batch: int, accumulate: int, zero_stage: int, precision: Precision
+    optimization: optim.Optim, part: Part, zero_stage: int, precision: Precision, *, looks: bool
 ) -> dict[str, Any]:
-    """Everything explicit: several of DeepSpeed's defaults changed silently between versions."""
+    """Everything explicit: several of DeepSpeed's defaults changed silently between versions.
+
+    `looks`: DeepSpeed itself looks for gradients that are not finite, where no guard does.
+    """
     return {
-        "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": accumulate,
+        "train_micro_batch_size_per_gpu": part.largest,
+        "gradient_accumulation_steps": part.accumulate,
         "gradient_clipping": optimization.clip or 0.0,
-        "bf16": {"enabled": precision == "bf16", "check_grad_overflow": True},
+        "bf16": {"enabled": precision == "bf16", "check_grad_overflow": looks},
         "zero_optimization": {
             "stage": zero_stage,
             "overlap_comm": torch.cuda.is_available(),

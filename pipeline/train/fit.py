@@ -22,6 +22,7 @@ from pipeline.stage import Member
 from pipeline.train.infer import outputs
 from pipeline.train.loop import Hook, Tick, train
 from pipeline.train.objective import Objective
+from pipeline.train.part import Part
 from pipeline.train.single import Single
 from pipeline.train.task import Batch, Task
 from pipeline.train.trial import Trial
@@ -102,38 +103,33 @@ def fit_together(trial: Trial, *, member: Member) -> Fitted:
     )
     saver.resume()
     hooks = (Hook(means.checkpoint_every, saver.save), Hook(_SAY_EVERY, lambda tick: _say(member, tick)))
-    part = setting.batch // member.world_size
-    slots = (member.rank * part, (member.rank + 1) * part)
+    slots = _part(trial, member).slots
     loss = torch.tensor(_fit(trial, engine, device=device, slots=slots, hooks=hooks), device=device)
     torch.distributed.all_reduce(loss)
     return Fitted(trial, engine, device, float(loss) / member.world_size, (member.rank, member.world_size))
 
 
 def _engine(trial: Trial, member: Member, device: torch.device) -> "Engine":
-    """The same weights on every rank; ValueError where the batch cannot be divided among the workers."""
+    """The same weights on every rank."""
     from pipeline.train.engine import Engine
 
     setting = trial.setting
-    part, rest = divmod(setting.batch, member.world_size)
-    micro_batch = setting.means.micro_batch or part
-    if rest or not part or part % micro_batch:
-        fitting = member.world_size * max(1, micro_batch)
-        raise ValueError(
-            f"batch: {setting.batch} cannot be divided among {member.world_size} workers in micro-batches of "
-            f"{micro_batch}; a multiple of {fitting} would be right"
-        )
     return Engine(
         _task(trial, device=device),
         optimization=trial.optim,
         steps=setting.steps,
         seed=trial.seed,
-        micro_batch=micro_batch,
-        accumulate=part // micro_batch,
+        part=_part(trial, member),
         zero_stage=setting.means.zero_stage,
         precision=setting.precision,
         device=device,
         speed=setting.means.speed,
     )
+
+
+def _part(trial: Trial, member: Member) -> Part:
+    setting = trial.setting
+    return Part(setting.batch, member.world_size, member.rank, most=setting.means.micro_batch)
 
 
 def _task(trial: Trial, *, device: torch.device) -> Task:

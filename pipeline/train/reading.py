@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.data.view import TrainView
     from pipeline.stage import Member
     from pipeline.train.loop import Tick
+    from pipeline.train.part import Part
 
     AnyReader: TypeAlias = Reader | ReaderProcess | RemoteReader
 
@@ -83,6 +84,7 @@ def open_reader(
     *,
     order: "Plan | Mixture",
     member: "Member",
+    part: "Part",
     split: str,
     view: "TrainView",
     seed: int,
@@ -114,17 +116,17 @@ def open_reader(
         "max_corrupt": reading.max_corrupt,
         "cache": ShardCache(reading.cache, capacity_bytes=cache_bytes),
     }
-    slots, machine = _slots(member, order.global_batch)
+    options["slots"] = part.slots
     if member.hosts:
-        return RemoteReader(tuple(uris), hosts=member.hosts, slots=slots, **options), lines
-    return (ReaderProcess if reading.apart else Reader)(tuple(uris), slots=slots, machine=machine, **options), lines
+        return RemoteReader(tuple(uris), hosts=member.hosts, **options), lines
+    return (ReaderProcess if reading.apart else Reader)(tuple(uris), machine=_of_machine(part), **options), lines
 
 
-def _slots(member: "Member", global_batch: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The slots of this rank, and those of all ranks of its machine."""
-    part, together = global_batch // member.world_size, _together(member.world_size)
-    first = member.rank // together * together
-    return (member.rank * part, (member.rank + 1) * part), (first * part, (first + together) * part)
+def _of_machine(part: "Part") -> tuple[int, int]:
+    """The slots of all ranks of this rank's machine."""
+    together = _together(part.world_size)
+    first = part.rank // together * together
+    return part.of_ranks(first, first + together)
 
 
 def _together(world_size: int) -> int:

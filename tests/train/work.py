@@ -18,9 +18,11 @@ from pipeline.models.vit import ViT
 from pipeline.train import checkpoint
 from pipeline.train.engine import Engine
 from pipeline.train.fragment import MASTER
+from pipeline.train.guard import Guard
 from pipeline.train.loop import Hook, Tick, train
 from pipeline.train.objective import Objective
 from pipeline.train.optim import Optim
+from pipeline.train.part import Part
 from pipeline.train.saver import Saver
 from pipeline.train.schedule import Schedule
 from pipeline.train.single import Single
@@ -55,18 +57,27 @@ def task_of(case: Case) -> Task:
     return Task(ViT(case.model, generator=torch.Generator().manual_seed(0)), case.objective)
 
 
-def engine_of(case: Case, *, global_batch: int = GLOBAL_BATCH, steps: int = STEPS) -> Engine:
+def own_part(case: Case, global_batch: int = GLOBAL_BATCH) -> Part:
+    """This rank's; `case.accumulate` says how many micro-batches its part makes."""
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    part = -(-global_batch // world)
+    return Part(global_batch, world, rank, most=-(-part // case.accumulate))
+
+
+def engine_of(
+    case: Case, *, global_batch: int = GLOBAL_BATCH, steps: int = STEPS, guard: Guard | None = None
+) -> Engine:
     return Engine(
         task_of(case),
         optimization=case.optim,
         steps=steps,
         seed=1,
-        micro_batch=global_batch // torch.distributed.get_world_size() // case.accumulate,
-        accumulate=case.accumulate,
+        part=own_part(case, global_batch),
         zero_stage=case.stage,
         precision=case.precision,
         device=CPU,
         speed=case.speed,
+        guard=guard,
     )
 
 
@@ -87,9 +98,7 @@ def global_batch(step: int, case: Case = Case()) -> Batch:
 
 
 def part_of(batch: Batch) -> Batch:
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    part = GLOBAL_BATCH // world
-    return batch.part(rank * part, (rank + 1) * part)
+    return batch.part(*own_part(Case()).slots)
 
 
 def mean(value: torch.Tensor) -> float:
