@@ -54,7 +54,10 @@ Tracking = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show debug lines, and tracebacks of errors.")]
 
 
-@app.command()
+@app.command(
+    epilog="Exit codes: 0 done; 1 a run failed; 2 usage or configuration; 3 not found; 4 storage or another "
+    "precondition; 130 interrupted and 143 terminated, after training has saved what it has: the same command goes on."
+)
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe in configs/, such as quickstart, or a .py file.")],
     settings: Annotated[

@@ -17,7 +17,7 @@ class errors:  # noqa: N801  a `with` that reads like a phrase
     """The process border: what a user can mend becomes one message and an exit code; the rest keeps its traceback.
 
     Being terminated is being interrupted, but for the exit code: Ray passes on a KeyboardInterrupt out of a handler of
-    signals, and makes a SystemExit one with the code 1.
+    signals, and makes a SystemExit one with the code 1. What a KeyboardInterrupt says is what a gang has saved before.
     """
 
     def __init__(self, *, debug: bool, log_format: Literal["text", "json"] = "text") -> None:

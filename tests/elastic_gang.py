@@ -27,20 +27,6 @@ def run(member, payload: str) -> str:
     return f"of {member.world_size}"
 
 
-def deaf(member, payload: str) -> None:
-    """Never looks at what it is told."""
-    Path(payload).touch()
-    time.sleep(600)
-
-
-def slow(member, payload: str) -> None:
-    """Looks, and does nothing about it."""
-    while True:
-        if member.notice() is not None:
-            Path(payload).touch()
-        time.sleep(0.05)
-
-
 def fail(member, payload: str) -> None:
     """The last rank fails; the others would wait for it."""
     if member.rank == member.world_size - 1:
@@ -50,6 +36,7 @@ def fail(member, payload: str) -> None:
 
 def die(member, payload: str) -> None:
     """The last rank is killed; the first fails of it."""
+    time.sleep(2)  # a gang is started when all have been called
     if member.rank == member.world_size - 1:
         os.kill(os.getpid(), 9)
     time.sleep(0.5)

@@ -47,7 +47,19 @@ def test_a_name_is_a_relative_path_without_dots(name):
         Stage(name, make, Make(1))
 
 
-@pytest.mark.parametrize("resources", [{"workers": 0}, {"gpus_per_worker": -1}, {"cpus_per_worker": -0.5}])
+@pytest.mark.parametrize(
+    "resources",
+    [
+        {"workers": 0},
+        {"gpus_per_worker": -1},
+        {"cpus_per_worker": -0.5},
+        {"min_workers": 1},
+        {"min_workers": 0, "workers": 2},
+        {"min_workers": 3, "workers": 2},
+        {"readers_on": None, "workers": 2, "min_workers": 1, "readers": 1},
+        {"grace_s": -1},
+    ],
+)
 def test_resources_that_cannot_be_are_refused(resources):
     with pytest.raises(ValueError, match=next(iter(resources))):
         Resources(**resources)
@@ -122,8 +134,8 @@ def test_stages_that_share_a_need_share_it_after_a_change():
         ("shards/digits.resources.workers=0", "shards/digits.resources.workers: must be at least 1, got 0"),
         (
             "shards/digits.resources.gpus=1",
-            "shards/digits.resources.gpus: no field 'gpus' in Resources; it has workers, gpus_per_worker, "
-            "cpus_per_worker, max_restarts, readers, cpus_per_reader, workers_on, readers_on",
+            "shards/digits.resources.gpus: no field 'gpus' in Resources; it has workers, min_workers, "
+            "gpus_per_worker, cpus_per_worker, max_restarts, grace_s, readers, cpus_per_reader, workers_on, readers_on",
         ),
         ("shards/digits", "expected stage.path=value, got 'shards/digits'"),
         ("shards/digits.size", "expected stage.path=value, got 'shards/digits.size'"),

@@ -30,9 +30,19 @@ def explained(error: Exception, *, restarts: int, resources: Resources) -> Excep
     return GangFailed(f"worker {rank} {what} ({again})")
 
 
+def is_while_starting(error: Exception) -> bool:
+    """Whether a worker was lost in the moment its function was called, of which Ray Train makes an error of its own.
+
+    It does not start such a gang again.
+    """
+    from ray.exceptions import RayActorError
+
+    return isinstance(getattr(error, "controller_failure", None), RayActorError)
+
+
 def _lost(cause: Any) -> str:
     """Why its process is gone, in a line; "" if it is not."""
     failure = getattr(cause, "health_check_failure", None)
     if failure is not None:
-        return " ".join(str(failure).split())
+        return " ".join(str(failure).split()).split(" Some common causes")[0]
     return str(cause).splitlines()[0] if type(cause).__name__ == "WorkerHealthCheckTimeoutError" else ""

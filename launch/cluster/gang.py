@@ -7,6 +7,7 @@ as there is room for; what the gang goes on from is its own affair (`train.check
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import queue
 import tempfile
@@ -59,8 +60,9 @@ def run(
 
     with tempfile.TemporaryDirectory(prefix="tessera-gang-") as scratch, _reading(mailbox, hear, ended):
         config = {"function": function, "payload": payload, "mailbox": mailbox, "hosts": tuple(hosts)}
-        trainer = _trainer(config, resources=resources, scratch=scratch)
-        threading.Thread(target=_fit, args=(trainer, ended), name="gang", daemon=True).start()
+        make = functools.partial(_trainer, config, resources=resources, scratch=scratch)
+        restarts = {"restarts": resources.max_restarts}
+        threading.Thread(target=_fit, args=(make, ended), kwargs=restarts, name="gang", daemon=True).start()
         end = _end(ended, mailbox, grace_s=resources.grace_s)
     if end.error is not None and end.is_own:
         raise end.error
@@ -153,12 +155,16 @@ def _scaling(resources: Resources) -> Any:
     )
 
 
-def _fit(trainer: Any, ended: "queue.SimpleQueue[_Ended]") -> None:
+def _fit(make: Callable[[], Any], ended: "queue.SimpleQueue[_Ended]", *, restarts: int) -> None:
     """Runs in a thread, so that the driver can leave as soon as it is told of a mistake."""
     try:
-        ended.put(_Ended(result=trainer.fit().return_value))
+        end = _Ended(result=make().fit().return_value)
     except Exception as error:  # noqa: BLE001  the process border: Ray wraps whatever happened there
-        ended.put(_Ended(error=error))
+        if restarts and failure.is_while_starting(error):
+            log.warning("a worker was lost while the gang started; it starts anew")
+            return _fit(make, ended, restarts=restarts - 1)
+        end = _Ended(error=error)
+    ended.put(end)
 
 
 @dataclasses.dataclass(frozen=True)

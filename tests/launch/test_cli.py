@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -299,3 +300,34 @@ def test_a_data_set_whose_making_is_terminated_ends_with_the_code_of_the_signal(
     assert ended == 143
     assert "Traceback" not in err
     assert err.splitlines()[-1].endswith("terminated; the same command goes on from here")
+
+
+TRAINING = """
+import pathlib
+from dataclasses import dataclass
+from pipeline.stage import Resources, Stage
+from tests import elastic_gang
+
+@dataclass(frozen=True)
+class Train:
+    never: str
+
+def train(config, *, out, cluster, track):
+    def hear(message):
+        if message["kind"] == "listening":
+            pathlib.Path("begun").touch()
+    cluster.gang(elastic_gang.run, config.never, on_message=hear)
+
+def stages():
+    never = str(pathlib.Path("never").absolute())
+    return (Stage("train", train, Train(never), resources=Resources(workers=1)),)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_has_its_gang_save_and_says_at_which_step(tmp_path, number, code):
+    (tmp_path / "mine.py").write_text(TRAINING)
+    ended, err = signalled(tmp_path, "run", "mine.py", number=number, begun="begun")
+    assert ended == code
+    assert "Traceback" not in err
+    assert re.search(r"(interrupted|terminated), saved at step \d+; the same command goes on from here$", err.rstrip())
