@@ -1,4 +1,6 @@
-"""The command line: `tessera run | plan | status | results | doctor | shards`. Data to stdout, the rest to stderr.
+"""The command line: `tessera run | plan | status | results | doctor | export | import | shards`.
+
+Data go to stdout, the rest to stderr.
 
 Exit codes: 0 done, 1 a run failed, 2 usage or configuration, 3 not found, 4 storage or another precondition,
 130 interrupted, 143 terminated.
@@ -10,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from launch import shards
+from launch import interchange, shards
 from launch.border import NOT_FOUND, PRECONDITION, errors
 
 app = typer.Typer(
@@ -221,6 +223,10 @@ def doctor(
         typer.echo(checks.render(found))
         if any(finding.state == "fail" for finding in found):
             raise typer.Exit(PRECONDITION)
+
+
+app.command()(interchange.export)
+app.command("import")(interchange.take_in)
 
 
 @app.callback(invoke_without_command=True)

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.models import weights
 from pipeline.models.interchange import incoming
-from pipeline.models.interchange.foreign import Unsaid
+from pipeline.models.interchange.unsaid import Unsaid
 from pipeline.models.vit import ViT
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}

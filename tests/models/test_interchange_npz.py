@@ -14,7 +14,7 @@ import xxhash
 
 from pipeline.models import weights
 from pipeline.models.interchange import incoming, npz, outgoing
-from pipeline.models.interchange.foreign import Unsaid
+from pipeline.models.interchange.unsaid import Unsaid
 from pipeline.models.vit import ViT
 from tests.models.exchange import TOLERANCE, by_timm, loaded, published, saved_by_timm
 

@@ -7,7 +7,8 @@ import safetensors.torch
 import torch
 
 from pipeline.models.interchange import incoming, outgoing, timm
-from pipeline.models.interchange.foreign import Unsaid, blank
+from pipeline.models.interchange.foreign import blank
+from pipeline.models.interchange.unsaid import Unsaid
 from pipeline.models.variant import vit
 from tests.models.exchange import TOLERANCE, by_timm, loaded, published, saved_by_timm
 

@@ -8,17 +8,17 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pipeline.models import weights
+from pipeline.models.interchange.unsaid import agreed
 from pipeline.models.variant import Gelu, Pool, Position, ViTConfig
 from pipeline.models.vit import ViT
 
 State = dict[str, Tensor]
-Value = TypeVar("Value", int, Gelu)
 Source = Literal["tessera", "timm", "huggingface", "npz"]
 
 SUPPORTED = (
@@ -43,21 +43,6 @@ _NOT_OURS = (
 
 
 @dataclass(frozen=True)
-class Unsaid:
-    """What a file may not say. Where it does say so, the two must agree; None leaves it to the file."""
-
-    heads: int | None = None
-    gelu: Gelu | None = None
-    image_px: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("heads", "image_px"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: must be at least 1, got {value}")
-
-
-@dataclass(frozen=True)
 class Foreign:
     """A model that was read, its weights float32. `remarks` say what was left out or is not quite the same."""
 
@@ -72,19 +57,6 @@ def refusal(key: str, *, name: str, more: int = 0) -> ValueError:
     what = next((what for pattern, what in _NOT_OURS if re.search(pattern, key)), "a weight that is not known here")
     also = f" ({more} such weights more)" if more else ""
     return ValueError(f"{name}: {key}: is {what}{also}; {SUPPORTED}")
-
-
-def agreed(field: str, *, file: Value | None, user: Value | None, name: str) -> Value:
-    """What the file says, or the user where it does not. ValueError where neither does, or where they differ."""
-    said = user if file is None else file
-    if said is None:
-        example = {"heads": "heads=12", "gelu": "gelu=exact, timm's default", "image_px": "image_px=224"}[field]
-        raise ValueError(f"{name}: {field}: does not stand in the file; say it, such as {example}")
-    if user is not None and user != said:
-        raise ValueError(
-            f"{name}: {field}: is {said!r} in the file, but {user!r} was asked for; {said!r} would be right"
-        )
-    return said
 
 
 def blank(config: ViTConfig) -> ViT:
@@ -109,12 +81,7 @@ def model_of(
     A class token without a position gets one of zeros. Without a position embedding `without_position` tells what
     there is instead, and `image_px`, which otherwise must agree, is needed. ValueError where it is no ViT of ours.
     """
-    kernel = _needed(state, "patch_embed.proj.weight", dimensions=4, name=name)
-    width, channels, patch_px, across_px = kernel.shape
-    if patch_px != across_px:
-        raise ValueError(
-            f"{name}: patch_embed.proj.weight: patches of {patch_px} x {across_px}; squares would be right"
-        )
+    width, channels, patch_px = _patches(state, name=name)
     pool: Pool = "cls" if "cls_token" in state else "map" if "attn_pool.latent" in state else "gap"
     state, found_px = _placed(state, pool=pool, patch_px=patch_px, name=name)
     own_px = agreed("image_px", file=found_px, user=image_px, name=name)
@@ -136,6 +103,16 @@ def model_of(
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     return Foreign(format, config, _sound(state, config, name=name), remarks)
+
+
+def _patches(state: Mapping[str, Tensor], *, name: str) -> tuple[int, int, int]:
+    """The width of the model, the channels of its images, and the side of its patches."""
+    width, channels, patch_px, across_px = _needed(state, "patch_embed.proj.weight", dimensions=4, name=name).shape
+    if patch_px != across_px:
+        raise ValueError(
+            f"{name}: patch_embed.proj.weight: patches of {patch_px} x {across_px}; squares would be right"
+        )
+    return width, channels, patch_px
 
 
 def _placed(state: Mapping[str, Tensor], *, pool: Pool, patch_px: int, name: str) -> tuple[State, int | None]:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pipeline.models.block import NORM_EPS
 from pipeline.models.interchange import layer as table
-from pipeline.models.interchange.foreign import SUPPORTED, Foreign, State, Unsaid, agreed, model_of
+from pipeline.models.interchange.foreign import SUPPORTED, Foreign, State, model_of
 from pipeline.models.interchange.layer import Dialect, Kind, Layer
+from pipeline.models.interchange.unsaid import Unsaid, agreed
 from pipeline.models.variant import Gelu, ViTConfig
 
 _GELUS: dict[str, Gelu] = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "gelu_fast": "tanh"}

@@ -19,7 +19,8 @@ from pipeline import storage
 from pipeline.config import encode
 from pipeline.models import weights
 from pipeline.models.interchange import huggingface, jax, npz, timm
-from pipeline.models.interchange.foreign import Foreign, Unsaid, blank
+from pipeline.models.interchange.foreign import Foreign, blank
+from pipeline.models.interchange.unsaid import Unsaid
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,9 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from pipeline.models.interchange import layer as table
-from pipeline.models.interchange.foreign import Foreign, State, Unsaid, agreed, model_of
+from pipeline.models.interchange.foreign import Foreign, State, model_of
 from pipeline.models.interchange.layer import Dialect, Kind, Layer
+from pipeline.models.interchange.unsaid import Unsaid, agreed
 from pipeline.models.variant import ViTConfig
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.models.interchange.foreign import SUPPORTED, Foreign, State, Unsaid, agreed, model_of
+from pipeline.models.interchange.foreign import SUPPORTED, Foreign, State, model_of
+from pipeline.models.interchange.unsaid import Unsaid, agreed
 from pipeline.models.variant import VARIANTS, Gelu, Pool, ViTConfig
 
 _GELUS: dict[str, Gelu] = {"gelu": "exact", "gelu_tanh": "tanh"}
@@ -84,23 +85,28 @@ def write(state: State, config: ViTConfig) -> tuple[State, dict[str, Any]]:
             "class_token": config.pool == "cls",
             "fc_norm": False,
         },
-        "pretrained_cfg": {
-            "custom_load": False,
-            "input_size": [config.channels, config.image_px, config.image_px],
-            "fixed_input_size": True,
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "crop_mode": "squash",  # images are resized straight to the square
-            "mean": [0.5] * config.channels,
-            "std": [0.5] * config.channels,
-            "num_classes": config.num_classes,
-            "pool_size": None,
-            # timm would mix the channels of a first convolution for images of other than three.
-            "first_conv": "patch_embed.proj" if config.channels == 3 else None,
-            "classifier": "head",
-        },
+        "pretrained_cfg": _shown(config),
     }
     return state, {"config.json": about}
+
+
+def _shown(config: ViTConfig) -> dict[str, Any]:
+    """What images are to look like, and which weights timm may change for others."""
+    return {
+        "custom_load": False,
+        "input_size": [config.channels, config.image_px, config.image_px],
+        "fixed_input_size": True,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "squash",  # images are resized straight to the square
+        "mean": [0.5] * config.channels,
+        "std": [0.5] * config.channels,
+        "num_classes": config.num_classes,
+        "pool_size": None,
+        # timm would mix the channels of a first convolution for images of other than three.
+        "first_conv": "patch_embed.proj" if config.channels == 3 else None,
+        "classifier": "head",
+    }
 
 
 def _check(found: Mapping[str, Tensor], config: Mapping[str, Any], arguments: Mapping[str, Any], *, name: str) -> None:
