@@ -17,6 +17,7 @@ class To(StrEnum):
 
     timm = "timm"
     huggingface = "huggingface"
+    mlflow = "mlflow"
     npz = "npz"
     pt2 = "pt2"
     onnx = "onnx"
@@ -32,6 +33,7 @@ class GeluKind(StrEnum):
 _LOAD = {
     To.timm: 'timm.create_model("local-dir:{out}", pretrained=True)',
     To.huggingface: 'transformers.{kind}.from_pretrained("{out}")',
+    To.mlflow: 'mlflow.pyfunc.load_model("{out}")',
     To.npz: 'numpy.load("{out}"), with the names of the released ViTs',
     To.pt2: 'torch.export.load("{out}").module()',
     To.onnx: 'onnxruntime.InferenceSession("{out}")',
@@ -44,7 +46,9 @@ def export(
     source: Annotated[
         str, typer.Argument(help="The output of a stage, such as runs/quickstart/pretrain, or a file with weights.")
     ],
-    out: Annotated[str, typer.Argument(help="A folder for timm and huggingface, else a file such as model.onnx.")],
+    out: Annotated[
+        str, typer.Argument(help="A folder for timm, huggingface and mlflow, else a file such as model.onnx.")
+    ],
     to: Annotated[To, typer.Option(help="The format.")],
     head: Annotated[bool, typer.Option("--head/--no-head", help="With the classes, or features only.")] = True,
     debug: Debug = False,

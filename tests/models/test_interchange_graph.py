@@ -29,6 +29,24 @@ def test_without_a_head_a_graph_gives_features(stirred, images_BCHW, tmp_path):
     torch.testing.assert_close(module(images_BCHW), model.features(images_BCHW), **TOLERANCE)
 
 
+@pytest.mark.filterwarnings("ignore")  # of mlflow about its own type hints
+def test_mlflow_loads_a_model_with_a_signature_and_nothing_is_pickled(stirred, images_BCHW, tmp_path):
+    import mlflow
+
+    model = stirred()
+    done = outgoing.export(published(model, tmp_path), to="mlflow", out=f"{tmp_path}/mlflow")
+    names = [name.removeprefix(f"{tmp_path}/mlflow/") for name in done.files]
+    assert {"MLmodel", "data/model.pt2", "input_example.json", "requirements.txt"} <= set(names)
+    assert not [name for name in names if name.endswith((".pkl", ".pth", ".pt"))]
+    loaded = mlflow.pyfunc.load_model(f"{tmp_path}/mlflow")
+    assert loaded.metadata.get_input_schema().inputs[0].shape == (-1, 3, 32, 32)
+    assert loaded.metadata.get_output_schema().inputs[0].shape == (-1, 7)
+    assert loaded.metadata.metadata["model"]["heads"] == 4
+    for number in (1, 2, 5):
+        logits_BK = torch.from_numpy(loaded.predict(images_BCHW[:number].numpy()))
+        torch.testing.assert_close(logits_BK, model(images_BCHW[:number]), **TOLERANCE)
+
+
 def test_the_name_of_a_file_says_what_it_is(stirred, tmp_path):
     with pytest.raises(ValueError, match=r"out: is no file of pt2; a name such as .*/out/model\.pt2 would be right"):
         outgoing.export(published(stirred(), tmp_path), to="pt2", out=f"{tmp_path}/out")

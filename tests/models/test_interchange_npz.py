@@ -116,7 +116,7 @@ def linen(arrays: Arrays) -> Arrays:
             ("LayerNorm_2", "LayerNorm_1"),
             ("MlpBlock_3", "MlpBlock_0"),
         ):
-            key = key.replace(old, new)  # noqa: PLW2901
+            key = key.replace(old, new)
         renamed[key] = array
     return renamed
 
@@ -176,7 +176,10 @@ def test_a_file_without_positions_has_the_fixed_ones_and_must_be_told_its_size(r
 
 def test_what_is_beside_the_model_is_left_out_and_told(released, stored):
     _, arrays = released()
-    found = {f"params/{key}": array for key, array in arrays.items()} | {"opt/count": np.array(7), "opt/mu": np.zeros(3)}
+    found = {f"params/{key}": array for key, array in arrays.items()} | {
+        "opt/count": np.array(7),
+        "opt/mu": np.zeros(3),
+    }
     assert incoming.read(stored(found)).remarks == ("2 arrays beside the model were left out, opt/count first",)
 
 

@@ -12,6 +12,7 @@ from pipeline.models.interchange.unsaid import Unsaid
 from pipeline.models.variant import vit
 from tests.models.exchange import TOLERANCE, by_timm, loaded, published, saved_by_timm
 
+
 @pytest.mark.parametrize("gelu", ["tanh", "exact"])
 @pytest.mark.parametrize("pool", ["cls", "gap", "map"])
 @pytest.mark.parametrize("position", ["learned", "sincos2d", "none"])
@@ -125,8 +126,16 @@ def test_an_architecture_with_a_gelu_of_its_own_is_asked_about(tmp_path):
     assert loaded(str(tmp_path), gelu="tanh").config.gelu == "tanh"
 
 
+def test_a_default_of_timm_gives_way_to_what_is_said(images_BCHW, tmp_path):
+    """timm computes the released weights of JAX with the exact GELU, though they were trained with the other."""
+    other = saved_by_timm(tmp_path)
+    for block in other.blocks:
+        block.mlp.act = torch.nn.GELU(approximate="tanh")
+    torch.testing.assert_close(loaded(str(tmp_path), gelu="tanh")(images_BCHW), other(images_BCHW), **TOLERANCE)
+
+
 def test_what_is_said_must_agree_with_the_file(tmp_path):
-    saved_by_timm(tmp_path)
+    saved_by_timm(tmp_path, act_layer="gelu")
     for said in ({"heads": 8}, {"gelu": "tanh"}, {"image_px": 64}):
         (name,) = said
         with pytest.raises(ValueError, match=rf"{name}: is .* in the file, but .* was asked for"):
@@ -146,6 +155,15 @@ def test_damaged_numbers_and_shapes_are_refused(stirred, tmp_path):
         safetensors.torch.save_file({**state, key: tensor}, path)
         with pytest.raises(ValueError, match=rf"{key}: {complaint}"):
             incoming.read(str(path), unsaid=Unsaid(heads=4, gelu="exact"))
+
+
+def test_block_numbers_are_not_believed(stirred, tmp_path):
+    """A billion blocks would be built before one was found missing."""
+    state, path = stirred().state_dict(), tmp_path / "model.safetensors"
+    state["blocks.999999999.norm1.bias"] = torch.zeros(48)
+    safetensors.torch.save_file(state, path)
+    with pytest.raises(ValueError, match=r"blocks\.999999999\.norm1\.bias: is a weight that is not known here"):
+        incoming.read(str(path), unsaid=Unsaid(heads=4, gelu="exact"))
 
 
 def test_half_precision_becomes_float32(stirred, tmp_path):

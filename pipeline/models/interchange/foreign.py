@@ -85,12 +85,13 @@ def model_of(
     pool: Pool = "cls" if "cls_token" in state else "map" if "attn_pool.latent" in state else "gap"
     state, found_px = _placed(state, pool=pool, patch_px=patch_px, name=name)
     own_px = agreed("image_px", file=found_px, user=image_px, name=name)
+    hidden = _needed(state, "blocks.0.mlp.fc1.weight", dimensions=2, name=name)
     try:
         config = ViTConfig(
             width=width,
-            depth=1 + max((int(key.split(".")[1]) for key in state if re.match(r"blocks\.\d+\.", key)), default=0),
+            depth=len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
             heads=heads,
-            mlp_dim=len(_needed(state, "blocks.0.mlp.fc1.weight", dimensions=2, name=name)),
+            mlp_dim=len(hidden),
             patch_px=patch_px,
             image_px=own_px,
             num_classes=len(state["head.weight"]) if "head.weight" in state else 0,

@@ -24,8 +24,8 @@ def pt2(model: ViT) -> bytes:
     return stream.getvalue()
 
 
-def onnx(model: ViT, folder: Path, *, name: str) -> None:
-    """`folder/name`, and `folder/name.data` with the weights, since one file of ONNX holds 2 GB at most.
+def onnx(model: ViT, path: Path) -> None:
+    """`path`, and beside it `path`.data with the weights, since one file of ONNX holds 2 GB at most.
 
     The input is called "images", the output "logits" or "features". ValueError where the exporter is not installed.
     """
@@ -40,7 +40,7 @@ def onnx(model: ViT, folder: Path, *, name: str) -> None:
         dynamic_shapes={"images_BCHW": {0: torch.export.Dim("batch")}},
         verbose=False,
     )
-    program.save(str(folder / name), external_data=True)
+    program.save(str(path), external_data=True)
 
 
 def check_installed() -> None:

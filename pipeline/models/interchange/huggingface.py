@@ -117,9 +117,12 @@ def _preprocessor(config: ViTConfig) -> dict[str, Any]:
 def _check(config: Mapping[str, Any], *, name: str) -> None:
     """ValueError for what the keys of the tensors do not show."""
     where = f"{name}: config.json"
+    for field in ("num_attention_heads", "layer_norm_eps"):
+        if not isinstance(config.get(field, 1), int | float):
+            raise ValueError(f"{where}: {field}: is {config[field]!r}; a number would be right")  # noqa: TRY004
     if config.get("model_type") != "vit":
         raise ValueError(f"{where}: model_type: is {config.get('model_type')!r}; 'vit' would be right")
-    if (act := config.get("hidden_act", "gelu")) not in _GELUS:
+    if (act := str(config.get("hidden_act", "gelu"))) not in _GELUS:
         raise ValueError(f"{where}: hidden_act: {act!r} is not one of {', '.join(map(repr, _GELUS))}")
     if (act := config.get("pooler_act", "tanh")) != "tanh":
         raise ValueError(f"{where}: pooler_act: is {act!r}; 'tanh' would be right")

@@ -38,14 +38,18 @@ _UNDERSTOOD = frozenset((
 
 
 def read(found: Mapping[str, Tensor], config: Mapping[str, Any] | None, *, unsaid: Unsaid, name: str) -> Foreign:
-    """A model from the tensors and, if there is one, the config.json of a folder. ValueError for no ViT of ours."""
+    """A model from the tensors and, if there is one, the config.json of a folder. ValueError for no ViT of ours.
+
+    Where the config is silent, what `unsaid` says goes before timm's defaults: weights that JAX trained are often kept
+    there as if their GELU were exact.
+    """
     config = config or {}
     arguments = dict(config.get("model_args") or {})
     _check(found, config, arguments, name=name)
     architecture = str(config.get("architecture", ""))
     gelu = _GELUS[arguments["act_layer"]] if "act_layer" in arguments else None
-    if gelu is None and _PLAIN.fullmatch(architecture):
-        gelu = "exact"
+    usual_heads = None if "num_heads" in arguments else _usual_heads(found)
+    usual_gelu: Gelu | None = "exact" if gelu is None and _PLAIN.fullmatch(architecture) else None
     image_px = unsaid.image_px
     if image_px is None and "pos_embed" not in found:
         image_px = _image_px(config, arguments)
@@ -53,8 +57,8 @@ def read(found: Mapping[str, Tensor], config: Mapping[str, Any] | None, *, unsai
         found,
         format="timm",
         name=name,
-        heads=agreed("heads", file=arguments.get("num_heads") or _usual_heads(found), user=unsaid.heads, name=name),
-        gelu=agreed("gelu", file=gelu, user=unsaid.gelu, name=name),
+        heads=agreed("heads", file=arguments.get("num_heads"), user=unsaid.heads or usual_heads, name=name),
+        gelu=agreed("gelu", file=gelu, user=unsaid.gelu or usual_gelu, name=name),
         image_px=image_px,
     )
 
@@ -115,7 +119,9 @@ def _check(found: Mapping[str, Tensor], config: Mapping[str, Any], arguments: Ma
     unknown = [key for key, value in arguments.items() if key not in _UNDERSTOOD and value]
     if unknown:
         raise ValueError(f"{where}: model_args.{unknown[0]}: {arguments[unknown[0]]!r} is not known here; {SUPPORTED}")
-    if (act := arguments.get("act_layer", "gelu")) not in _GELUS:
+    if not isinstance(heads := arguments.get("num_heads", 1), int):
+        raise ValueError(f"{where}: model_args.num_heads: is {heads!r}; a number would be right")  # noqa: TRY004
+    if (act := str(arguments.get("act_layer", "gelu"))) not in _GELUS:
         raise ValueError(f"{where}: model_args.act_layer: {act!r} is not one of {', '.join(map(repr, _GELUS))}")
     pool = arguments.get("global_pool", config.get("global_pool", "token" if "cls_token" in found else None))
     if pool is not None and pool not in _POOLS:
