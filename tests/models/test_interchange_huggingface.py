@@ -8,7 +8,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.models.interchange import incoming, outgoing
+from pipeline.models.interchange import huggingface, incoming, outgoing
+from pipeline.models.interchange.foreign import blank
+from pipeline.models.variant import vit
 from tests.models.exchange import TOLERANCE, loaded, published
 
 SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
@@ -62,6 +64,19 @@ def test_the_keys_on_disk_are_those_that_every_version_reads(stirred, tmp_path):
         "vit.encoder.layer.0.layernorm_before.weight",
         "vit.encoder.layer.0.layernorm_after.weight",
     }
+
+
+@pytest.mark.parametrize("name", ["Ti/16", "B/32", "L/16", "H/14"])
+def test_every_variant_has_transformers_shapes(name):
+    import transformers
+
+    config = vit(name, image_px=224, num_classes=1000)
+    found, files = huggingface.write(blank(config).state_dict(), config)
+    about = {key: value for key, value in files["config.json"].items() if key not in ("architectures", "model_type")}
+    with torch.device("meta"):
+        other = transformers.ViTForImageClassification(transformers.ViTConfig(**about))
+    theirs = {huggingface._on_disk(key): tensor.shape for key, tensor in other.state_dict().items()}
+    assert {key.removeprefix("vit."): tensor.shape for key, tensor in found.items()} == theirs
 
 
 def test_without_its_head_a_representation_layer_is_the_pooler(stirred, images_BCHW, tmp_path):

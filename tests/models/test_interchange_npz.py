@@ -13,8 +13,10 @@ import torch
 import xxhash
 
 from pipeline.models import weights
-from pipeline.models.interchange import incoming, npz, outgoing
+from pipeline.models.interchange import incoming, jax, npz, outgoing
+from pipeline.models.interchange.foreign import blank
 from pipeline.models.interchange.unsaid import Unsaid
+from pipeline.models.variant import vit
 from pipeline.models.vit import ViT
 from tests.models.exchange import TOLERANCE, by_timm, loaded, published, saved_by_timm
 
@@ -92,6 +94,20 @@ def test_names_and_shapes_are_those_that_were_released(released):
     assert arrays["Transformer/posembed_input/pos_embedding"].shape == (1, 17, 48)
     assert arrays["embedding/kernel"].shape == (8, 8, 3, 48)
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "head_dim", "arrays"), [("B/16", 12, 64, 200), ("L/16", 16, 64, 392), ("H/14", 16, 80, 520)]
+)
+def test_every_variant_has_the_shapes_of_its_release(name, heads, head_dim, arrays):
+    """Eight arrays with weights and eight with biases for each block, and eight around them."""
+    config = vit(name, image_px=224, num_classes=1000)
+    found = jax.write(blank(config).state_dict(), config)
+    assert len(found) == arrays == 16 * config.depth + 8
+    prefix = "Transformer/encoderblock_0/MultiHeadDotProductAttention_1"
+    assert found[f"{prefix}/query/kernel"].shape == (config.width, heads, head_dim)
+    assert found[f"{prefix}/out/kernel"].shape == (heads, head_dim, config.width)
+    assert found["embedding/kernel"].shape == (config.patch_px, config.patch_px, 3, config.width)
 
 
 def test_a_kernel_of_the_file_is_what_flax_multiplies_with(released):
