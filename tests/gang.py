@@ -5,10 +5,9 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 from pipeline.stage import Resources
-from tests.fakes import InProcessCluster
+from tests.fakes import FakeMember, InProcessCluster
 
 
 class Gang(InProcessCluster):
@@ -71,9 +70,7 @@ def _serve(rank: int, size: int, meeting: str, pipe) -> None:
         with lock:
             pipe.send((kind, value))
 
-    member = SimpleNamespace(
-        rank=rank, world_size=size, local_rank=rank, hosts=(), send=lambda message: send("message", dict(message))
-    )
+    member = FakeMember(rank=rank, world_size=size, send=lambda message: send("message", message))
     while (work := pipe.recv()) is not None:
         function, payload = work
         try:

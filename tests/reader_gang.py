@@ -6,6 +6,7 @@ import os
 
 from pipeline.data.plan import Plan
 from pipeline.data.view import TrainView
+from pipeline.train.part import Part
 from pipeline.train.reading import Reading, open_reader
 
 SIZES, GLOBAL_BATCH, STEPS, FROM = (31, 17, 40, 23, 40), 24, 36, 3
@@ -32,7 +33,8 @@ def read(member, payload) -> int:
     processes = [host.ask(process_of).result() for host in member.hosts]
     member.send({"kind": "processes", "processes": processes, "mine": os.getpid()})
     reading = Reading(cache=cache, max_corrupt=1)
-    reader, _ = open_reader([uri], order=PLAN, member=member, reading=reading, **ABOUT)
+    part = Part(GLOBAL_BATCH, member.world_size, member.rank)
+    reader, _ = open_reader([uri], order=PLAN, hosts=member.hosts, part=part, reading=reading, **ABOUT)
     with reader:
         for batch in itertools.islice(reader.batches(FROM), STEPS):
             member.send({"kind": "batch", "rank": member.rank, "step": batch.step, "digest": digest(batch)})

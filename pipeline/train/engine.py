@@ -142,9 +142,8 @@ class Engine:
             self._engine.module, self._optimizer, stage=self._zero_stage, rank=self._rank, states=self._states
         )
 
-    def restore(self, read: fragment.Read, *, step: int, updates: int | None = None) -> None:
+    def restore(self, read: fragment.Read, *, step: int, updates: int) -> None:
         """Go on as if `step` steps had just been finished, of which `updates` changed the weights."""
-        updates = step if updates is None else updates
         fragment.restore(
             self._engine.module,
             self._optimizer,

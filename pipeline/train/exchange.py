@@ -6,7 +6,7 @@ To wait for that in every step would hold it up; so it is gathered while the nex
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -74,6 +74,15 @@ class Exchange:
             self._under_way.wait()
             self._under_way = None
         return _known([tensor.tolist() for tensor in self._said]) if self._said is not None else None
+
+
+def agreed(value: Any) -> Any:
+    """Rank 0's value, on every rank; waits for all."""
+    if not torch.distributed.is_initialized():
+        return value
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def _known(said: Sequence[Sequence[float]]) -> Known:

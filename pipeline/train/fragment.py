@@ -7,15 +7,12 @@ moves them.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 MASTER = "master"  # the fp32 parameter itself; the other states are the optimizer's (exp_avg, ...)
-
-# Read(name, state, start, count) -> fp32 [count] from wherever the fragments were saved.
-Read = Callable[[str, str, int, int], torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +23,10 @@ class Fragment:
     state: str
     start: int
     values: torch.Tensor
+
+
+# Read(fragments) fills the values of all of them, at once, from wherever they were saved.
+Read = Callable[[Sequence[Fragment]], None]
 
 
 def held(
@@ -59,17 +60,16 @@ def _piece(parameter: Any, optimizer: Any, state: str, *, stage: int, rank: int)
 def restore(
     module: torch.nn.Module, optimizer: Any, *, stage: int, rank: int, states: tuple[str, ...], step: int, read: Read
 ) -> None:
-    """Fill masters, optimizer state and the working copies of the parameters from saved fragments."""
+    """Fill masters, optimizer state and the working copies of the parameters. Every rank reads what it holds, no more.
+
+    `step` is how often the optimizer has changed the weights.
+    """
     _create_states(optimizer, stage=stage, states=states, step=step)
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        for state in (MASTER, *states):
-            piece = _piece(parameter, optimizer, state, stage=stage, rank=rank)
-            if piece is not None:
-                start, values = piece
-                values.data.copy_(read(name, state, start, values.numel()))
-        _refresh(parameter, name, stage=stage, rank=rank, read=read)
+    read(list(held(module, optimizer, stage=stage, rank=rank, states=states)))
+    if stage < 3:
+        optimizer.update_lp_params()
+    else:
+        _update_shards(optimizer)
 
 
 def set_masters(
@@ -103,14 +103,11 @@ def _link(optimizer: Any) -> None:
     optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def _refresh(parameter: Any, name: str, *, stage: int, rank: int, read: Read) -> None:
-    """The copy the forward pass uses: whole in stages 1 and 2, this rank's shard in stage 3."""
-    if stage < 3:
-        parameter.data.copy_(read(name, MASTER, 0, parameter.numel()).view_as(parameter))
-        return
-    size = parameter.ds_tensor.ds_numel
-    start, stop = rank * size, min((rank + 1) * size, parameter.ds_numel)
-    if stop > start:
-        parameter.ds_tensor.data[: stop - start].copy_(read(name, MASTER, start, stop - start))
-    if parameter.data.numel() == parameter.ds_numel:  # small ones stay whole on every rank (persistence threshold)
-        parameter.data.copy_(read(name, MASTER, 0, parameter.ds_numel).view_as(parameter))
+def _update_shards(optimizer: Any) -> None:
+    """What `update_lp_params` does, for stage 3, where DeepSpeed has no word for it."""
+    for number in range(len(optimizer.fp16_groups)):
+        optimizer._reassign_or_swap_out_partitioned_parameters(number)
+    whole = optimizer.persistent_parameters  # small ones, which stay whole on every rank
+    if whole:
+        whole[0].partition(whole)
+        whole[0].all_gather(whole)

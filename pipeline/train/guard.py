@@ -100,11 +100,11 @@ class Guard:
         """As JSON, what `load` makes a guard of that decides as this one would; but for the ranges passed over."""
         return {"losses": list(self._losses), "norms": list(self._norms), "in_row": self._in_row}
 
-    def load(self, saved: Mapping[str, Any]) -> None:
-        """`saved` may be empty: of a run that had no guard."""
-        self._losses = collections.deque(saved.get("losses", ()), maxlen=self._guards.window)
-        self._norms = collections.deque(saved.get("norms", ()), maxlen=self._guards.window)
-        self._in_row = int(saved.get("in_row", 0))
+    def load(self, data: Mapping[str, Any]) -> None:
+        """`data` may be empty: of a run that had no guard."""
+        self._losses = collections.deque(data.get("losses", ()), maxlen=self._guards.window)
+        self._norms = collections.deque(data.get("norms", ()), maxlen=self._guards.window)
+        self._in_row = int(data.get("in_row", 0))
 
     def _reason(self, loss: float, grad_norm: float) -> str:
         for name, value, before in (("loss", loss, self._losses), ("gradient norm", grad_norm, self._norms)):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.data.reader_process import ReaderProcess
     from pipeline.data.remote_reader import RemoteReader
     from pipeline.data.view import TrainView
-    from pipeline.stage import Member
+    from pipeline.stage import Host, Member
     from pipeline.train.loop import Tick
     from pipeline.train.part import Part
 
@@ -83,7 +83,7 @@ def open_reader(
     uris: Sequence[str],
     *,
     order: "Plan | Mixture",
-    member: "Member",
+    hosts: "Sequence[Host]",
     part: "Part",
     split: str,
     view: "TrainView",
@@ -94,15 +94,14 @@ def open_reader(
 ) -> "tuple[AnyReader, list[str]]":
     """This rank's part of every global batch, and the lines of truth about the order (`data.live.truth`).
 
-    Read by the hosts at the member's disposal, if there are any; else beside it. ValueError where a machine's cache
-    cannot hold what the order keeps in use.
+    Read by `hosts`, if there are any. ValueError where a machine's cache cannot hold what the order keeps in use.
     """
     from pipeline.data.cache import ShardCache
     from pipeline.data.reader import Reader
     from pipeline.data.reader_process import ReaderProcess
     from pipeline.data.remote_reader import RemoteReader
 
-    machines = len(member.hosts) or member.world_size // _together(member.world_size)
+    machines = len(hosts) or part.world_size // _together(part.world_size)
     cache_bytes = int(reading.cache_gib * 2**30)
     lines = _truth(uris, order, split=split, machines=machines, cache_bytes=cache_bytes)
     options: dict[str, Any] = {
@@ -115,10 +114,10 @@ def open_reader(
         "threads": reading.threads,
         "max_corrupt": reading.max_corrupt,
         "cache": ShardCache(reading.cache, capacity_bytes=cache_bytes),
+        "slots": part.slots,
     }
-    options["slots"] = part.slots
-    if member.hosts:
-        return RemoteReader(tuple(uris), hosts=member.hosts, **options), lines
+    if hosts:
+        return RemoteReader(tuple(uris), hosts=hosts, **options), lines
     return (ReaderProcess if reading.apart else Reader)(tuple(uris), machine=_of_machine(part), **options), lines
 
 

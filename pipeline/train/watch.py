@@ -95,6 +95,11 @@ class Watch:
         if notice is not None and notice != self._asked:
             self._asked, stop, save = notice, notice.kind == "stop", notice.kind == "save"
         self._known = self._exchange.tell(Word(stop, save, self._stopwatch.taken_s(), self._waited_s))
+        return self.is_stopped
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the driver has wanted that, and all ranks know."""
         return self._known is not None and self._known.stop
 
     def figures(self, tick: "Tick") -> Mapping[str, float]:

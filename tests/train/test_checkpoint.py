@@ -1,4 +1,4 @@
-"""Checkpoints on a folder and on S3: whole or passed over, kept or removed, read back by any range."""
+"""Checkpoints on a folder and on S3: whole or passed over, published once, read back by any range."""
 
 import dataclasses
 import json
@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from pipeline import storage
-from pipeline.train import checkpoint
-from pipeline.train.checkpoint import Damaged, Manifest, Source
+from pipeline.train import checkpoint, source
+from pipeline.train.checkpoint import Damaged, File, Manifest
 from pipeline.train.fragment import MASTER, Fragment
+from pipeline.train.retention import Keeper, Retention
+from pipeline.train.snapshot import Snapshot
+from pipeline.train.source import Source
 
 WEIGHT = torch.arange(12, dtype=torch.float32)  # of shape (4, 3), held by two ranks in uneven parts
 BIAS = torch.tensor([0.5, -0.5])
@@ -36,31 +39,44 @@ def of_rank(rank: int, step: int) -> list[Fragment]:
     return held
 
 
-def write_ranks(uri: str, step: int, *, attempt: str = "aa"):
+def write_rank(uri: str, step: int, *, rank: int, attempt: str, fragments: list[Fragment]):
+    """The file of one rank as the manifest lists it, and where its fragments are."""
+    snapshot = Snapshot()
+    snapshot.take(fragments)
+    file = File(f"{attempt}-{rank}.safetensors", snapshot.num_bytes, snapshot.digest())
+    storage.upload(snapshot.path, storage.join(checkpoint.folder(uri, step), file.name))
+    return file, [(name, state, start, count, rank, offset) for name, state, start, count, offset in snapshot.pieces]
+
+
+def write_ranks(uri: str, step: int, *, attempt: str = "aa", identity: str = "this run") -> Manifest:
     """Every rank's file, but no manifest: where a killed gang leaves off."""
-    told = [
-        checkpoint.write_rank(uri, step=step, rank=rank, attempt=attempt, fragments=of_rank(rank, step))
-        for rank in range(2)
-    ]
+    told = [write_rank(uri, step, rank=rank, attempt=attempt, fragments=of_rank(rank, step)) for rank in range(2)]
     return Manifest(
         step=step,
-        identity="this run",
+        identity=identity,
         shapes=SHAPES,
         files=[file for file, _ in told],
         fragments=[piece for _, held in told for piece in held],
         world_size=2,
         zero_stage=1,
+        attempt=attempt,
     )
 
 
-def save(uri: str, *steps: int, keep: int = 10) -> None:
+def save(uri: str, *steps: int, attempt: str = "aa") -> None:
     for step in steps:
-        checkpoint.publish(uri, write_ranks(uri, step), keep=keep)
+        checkpoint.publish(uri, write_ranks(uri, step, attempt=attempt))
+
+
+def read(uri: str, manifest: Manifest | None, name: str, state: str, start: int, count: int) -> torch.Tensor:
+    assert manifest is not None
+    values = torch.full((count,), float("nan"))
+    Source(uri, manifest).read([Fragment(name, state, start, values)])
+    return values
 
 
 def weight_at(uri: str, manifest: Manifest) -> torch.Tensor:
-    with Source(uri, manifest) as source:
-        return source.read("model.weight", MASTER, 0, 12)
+    return read(uri, manifest, "model.weight", MASTER, 0, 12)
 
 
 def step_of(found: Manifest | None) -> int | None:
@@ -73,9 +89,8 @@ def test_what_was_saved_is_read_back(uri):
     assert (found.step, found.identity, found.world_size, found.zero_stage) == (200, "this run", 2, 1)
     names = ["aa-0.safetensors", "aa-1.safetensors", "manifest.json"]
     assert storage.listing(uri) == [f"step-00000200/{name}" for name in names]
-    with Source(uri, found) as source:
-        weights = dict(source.weights("model."))
-        moments = source.read("model.bias", "exp_avg", 0, 2)
+    weights = dict(Source(uri, found).weights("model."))
+    moments = read(uri, found, "model.bias", "exp_avg", 0, 2)
     assert torch.equal(weights["weight"], (WEIGHT + 200).view(4, 3))
     assert torch.equal(weights["bias"], BIAS + 200)
     assert torch.equal(moments, (BIAS + 200) * 10)
@@ -83,11 +98,12 @@ def test_what_was_saved_is_read_back(uri):
 
 def test_any_range_is_read_across_the_files_of_the_ranks(uri):
     save(uri, 5)
-    with Source(uri, checkpoint.newest(uri)) as source:
-        for start in range(12):
-            for stop in range(start + 1, 13):
-                expected = (WEIGHT + 5)[start:stop]
-                assert torch.equal(source.read("model.weight", MASTER, start, stop - start), expected)
+    source = Source(uri, checkpoint.newest(uri))
+    spans = [(start, stop) for start in range(12) for stop in range(start + 1, 13)]
+    fragments = [Fragment("model.weight", MASTER, start, torch.empty(stop - start)) for start, stop in spans]
+    source.read(fragments)
+    for fragment, (start, stop) in zip(fragments, spans, strict=True):
+        assert torch.equal(fragment.values, (WEIGHT + 5)[start:stop])
 
 
 def test_the_newest_counts_by_its_number(uri):
@@ -113,7 +129,8 @@ def test_foreign_files_are_none_of_our_business(uri):
     for name in ("latest", "step-x/manifest.json", "notes/manifest.json", "step-00000009/deep/manifest.json"):
         storage.write(storage.join(uri, name), b"{}")
     assert checkpoint.steps(uri) == [5]
-    save(uri, 20, keep=1)
+    save(uri, 20)
+    Keeper(uri, Retention(last=1)).tidy(checkpoint.read_manifest(uri, 20))
     assert checkpoint.steps(uri) == [20]
     assert storage.exists(storage.join(uri, "notes/manifest.json"))
 
@@ -139,13 +156,13 @@ def spoil(uri: str, how: str) -> tuple[str, str]:
     elif how == "manifest that is a list":
         storage.write(place, b"[]")
     elif how == "manifest with another number":
-        storage.write(place, data.replace(b'"exp_avg", 7, 5,', b'"exp_avg", 7, 4,'))
+        storage.write(place, data.replace(b'"exp_avg", 7, 5, 1,', b'"exp_avg", 7, 4, 1,'))
         assert storage.read(place) != data
         return place, "has changed since it was written"
     elif how == "manifest of another version":
         fields = {**dataclasses.asdict(checkpoint.read_manifest(uri, 10)), "format": 99}
         storage.write(place, json.dumps({"digest": checkpoint._digest(fields), **fields}).encode())
-        return place, "has format 99; this version reads 1"
+        return place, "has format 99; this version reads 2"
     said = {
         "truncated file": f"{len(data) - 1} bytes, the manifest says {len(data)}",
         "flipped byte": "its bytes have changed since it was written",
@@ -185,41 +202,41 @@ def test_where_every_checkpoint_is_damaged_there_is_none(uri, caplog):
     assert len(caplog.records) == 1
 
 
-def test_only_the_newest_are_kept(uri):
-    save(uri, 1, 2, 3, 4, keep=2)
-    assert checkpoint.steps(uri) == [3, 4]
-    assert {name.partition("/")[0] for name in storage.listing(uri)} == {"step-00000003", "step-00000004"}
-
-
-def test_one_that_was_passed_over_does_not_push_out_the_one_that_was_just_saved(uri):
-    save(uri, 5, 10)
-    spoil(uri, "flipped byte")
-    save(uri, 7, keep=1)
-    assert step_of(checkpoint.newest(uri)) == 7
-    assert checkpoint.steps(uri) == [7, 10]
-    save(uri, 8, keep=2)
-    assert checkpoint.steps(uri) == [7, 8, 10], "two up to the one just saved"
-    save(uri, 10, keep=1)
-    assert checkpoint.steps(uri) == [10]
-    assert step_of(checkpoint.newest(uri)) == 10
-
-
-def test_what_a_killed_gang_left_is_removed_with_what_is_too_old(uri):
-    save(uri, 5)
-    write_ranks(uri, 8)
-    write_ranks(uri, 20)
-    save(uri, 10, keep=2)
-    folders = {name.partition("/")[0] for name in storage.listing(uri)}
-    assert folders == {"step-00000005", "step-00000010", "step-00000020"}
-
-
-def test_a_step_saved_again_replaces_what_was_there(uri):
+def test_a_step_saved_again_where_it_was_damaged_replaces_what_was_there(uri, caplog):
     save(uri, 10)
-    spoil(uri, "truncated file")
-    checkpoint.publish(uri, write_ranks(uri, 10, attempt="bb"), keep=2)
+    place, said = spoil(uri, "truncated file")
+    save(uri, 10, attempt="bb")
     found = checkpoint.newest(uri)
+    assert found.attempt == "bb"
     assert [file.name for file in found.files] == ["bb-0.safetensors", "bb-1.safetensors"]
     assert torch.equal(weight_at(uri, found), WEIGHT + 10)
+    assert caplog.messages == [f"{place}: {said}; it is set aside"]
+    aside = [name for name in storage.listing(uri) if "manifest.damaged-" in name]
+    assert json.loads(storage.read(storage.join(uri, aside[0])))["attempt"] == "aa"
+
+
+def test_of_two_gangs_the_first_one_s_checkpoint_counts_and_the_other_s_files_go(uri, caplog):
+    first, second = write_ranks(uri, 10), write_ranks(uri, 10, attempt="bb")
+    assert checkpoint.publish(uri, first) == checkpoint.read_manifest(uri, 10)
+    assert checkpoint.publish(uri, second).attempt == "aa"
+    assert caplog.messages == [f"{uri}: another gang was first (attempt aa); its checkpoint counts"]
+    names = ["aa-0.safetensors", "aa-1.safetensors", "manifest.json"]
+    assert storage.listing(checkpoint.folder(uri, 10)) == names
+
+
+def test_another_configuration_s_checkpoint_is_not_written_over(uri):
+    save(uri, 10)
+    with pytest.raises(ValueError, match="step-00000010: made by another configuration; pass --rebuild for this"):
+        checkpoint.publish(uri, write_ranks(uri, 10, attempt="bb", identity="another run"))
+    assert checkpoint.newest(uri).attempt == "aa"
+
+
+def test_a_file_that_got_lost_before_the_manifest_was_written_is_told(uri):
+    manifest = write_ranks(uri, 10)
+    storage.remove(at(uri, 10, "aa-1.safetensors"))
+    with pytest.raises(storage.StorageError, match="is damaged whenever it is written; look after the storage"):
+        checkpoint.publish(uri, manifest)
+    assert checkpoint.steps(uri) == []
 
 
 class Killed(BaseException):
@@ -227,50 +244,41 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("writes", range(3))
-def test_killed_at_any_write_the_last_checkpoint_is_what_there_is(tmp_path, monkeypatch, writes):
+def test_killed_before_any_write_is_done_the_last_checkpoint_is_what_there_is(tmp_path, monkeypatch, writes):
     """A save writes a file per rank and then the manifest; after the last of these it counts, not before."""
-    uri = str(tmp_path)
+    uri, left = str(tmp_path), [writes]
     save(uri, 5)
-    real, left = storage.write, [writes]
-
-    def write(place, data):
-        if not left[0]:
-            raise Killed
-        left[0] -= 1
-        real(place, data)
-
-    monkeypatch.setattr(storage, "write", write)
-    with pytest.raises(Killed):
-        save(uri, 10, keep=1)
-    assert step_of(checkpoint.newest(uri)) == 5
-
-
-@pytest.mark.parametrize("removals", range(1, 3))
-def test_killed_while_removing_old_ones_the_newest_is_there_and_no_half_one_counts(tmp_path, monkeypatch, removals):
-    uri = str(tmp_path)
-    save(uri, 1, 2, 3)
-    left = [removals]
 
     def counting(function):
-        def removing(place):
+        def writing(*args):
             if not left[0]:
                 raise Killed
             left[0] -= 1
-            function(place)
+            return function(*args)
 
-        return removing
+        return writing
 
-    for word in ("remove", "remove_tree"):
+    for word in ("upload", "write_if_absent"):
         monkeypatch.setattr(storage, word, counting(getattr(storage, word)))
     with pytest.raises(Killed):
-        save(uri, 4, keep=1)
-    for step in checkpoint.steps(uri):
-        assert torch.equal(weight_at(uri, checkpoint.read_manifest(uri, step)), WEIGHT + step)
-    assert step_of(checkpoint.newest(uri)) == 4
+        save(uri, 10)
+    assert step_of(checkpoint.newest(uri)) == 5
+
+
+def test_half_a_manifest_is_none(tmp_path):
+    """Storage never shows one, but disks have lied."""
+    uri = str(tmp_path)
+    save(uri, 5)
+    manifest = write_ranks(uri, 10)
+    data = checkpoint.encode(manifest)
+    storage.write(checkpoint.manifest_at(uri, 10), data[: len(data) // 2])
+    assert step_of(checkpoint.newest(uri)) == 5
+    checkpoint.publish(uri, manifest)
+    assert step_of(checkpoint.newest(uri)) == 10
 
 
 def fragments(*pieces: tuple[int, int], state: str = MASTER) -> list:
-    return [("w", state, start, count, 0) for start, count in pieces]
+    return [("w", state, start, count, 0, 0) for start, count in pieces]
 
 
 @pytest.mark.parametrize(
@@ -284,27 +292,58 @@ def fragments(*pieces: tuple[int, int], state: str = MASTER) -> list:
     ],
 )
 def test_a_checkpoint_with_a_gap_is_never_published(tmp_path, pieces, complaint):
-    manifest = Manifest(1, "x", {"w": (4,)}, [], pieces, 1, 1)
+    manifest = Manifest(1, "x", {"w": (4,)}, [], pieces, 1, 1, "aa")
     with pytest.raises(AssertionError, match=complaint):
-        checkpoint.publish(str(tmp_path), manifest, keep=1)
+        checkpoint.publish(str(tmp_path), manifest)
     assert storage.listing(str(tmp_path)) == []
 
 
 def test_what_a_checkpoint_does_not_hold_is_named(tmp_path):
     uri = str(tmp_path)
     save(uri, 5)
-    with Source(uri, checkpoint.newest(uri)) as source:
-        with pytest.raises(Damaged, match=r"step-00000005: holds no momentum_buffer of model\.bias; it was made by an"):
-            source.read("model.bias", "momentum_buffer", 0, 2)
-        with pytest.raises(Damaged, match=r"holds 2 of the 3 values of model\.bias from 0 on, in master"):
-            source.read("model.bias", MASTER, 0, 3)
+    found, values = checkpoint.newest(uri), torch.zeros(3)
+    with pytest.raises(Damaged, match=r"step-00000005: holds no momentum_buffer of model\.bias; it was made by an"):
+        read(uri, found, "model.bias", "momentum_buffer", 0, 2)
+    wanted = [Fragment("model.weight", MASTER, 0, values), Fragment("model.bias", MASTER, 0, torch.zeros(3))]
+    with pytest.raises(Damaged, match=r"holds 2 of the 3 values of model\.bias from 0 on, in master"):
+        Source(uri, found).read(wanted)
+    assert not values.any(), "nothing is touched"
 
 
-def test_values_are_kept_in_fp32_whatever_they_were(tmp_path):
-    half = Fragment("w", MASTER, 0, torch.tensor([1.0, 1 / 3], dtype=torch.bfloat16).requires_grad_())
-    file, held = checkpoint.write_rank(str(tmp_path), step=1, rank=0, attempt="a", fragments=[half])
-    checkpoint.publish(str(tmp_path), Manifest(1, "x", {"w": (2,)}, [file], held, 1, 1), keep=1)
-    with Source(str(tmp_path), checkpoint.newest(str(tmp_path))) as source:
-        values = source.read("w", MASTER, 0, 2)
-    assert values.dtype == torch.float32
-    assert torch.equal(values, half.values.detach().float())
+def test_only_the_bytes_that_are_wanted_are_read_and_neighbours_at_once(tmp_path, monkeypatch):
+    uri = str(tmp_path)
+    save(uri, 5)
+    found, real, asked = checkpoint.newest(uri), storage.read, []
+    monkeypatch.setattr(source, "GAP_BYTES", 0)
+
+    def reading(place, *, start=0, stop=None):
+        asked.append((place.rpartition("/")[2], stop - start))
+        return real(place, start=start, stop=stop)
+
+    monkeypatch.setattr(storage, "read", reading)
+    halves = [torch.empty(3), torch.empty(4)]
+    first, second = (Fragment("model.weight", MASTER, start, v) for start, v in zip((2, 5), halves, strict=True))
+    Source(uri, found).read([second, first])
+    assert torch.equal(torch.cat(halves), (WEIGHT + 5)[2:9])
+    assert sorted(asked) == [("aa-0.safetensors", 20), ("aa-1.safetensors", 8)], (
+        "[2, 7) of one file, [7, 9) of the other"
+    )
+
+
+@pytest.mark.parametrize("range_bytes", [4, 8, 20])
+def test_a_range_larger_than_what_is_read_at_once_is_read_in_parts(uri, monkeypatch, range_bytes):
+    monkeypatch.setattr(source, "RANGE_BYTES", range_bytes)
+    save(uri, 5)
+    assert torch.equal(weight_at(uri, checkpoint.newest(uri)), WEIGHT + 5)
+
+
+def test_a_file_is_read_from_where_it_is_nearer(tmp_path):
+    uri, near = str(tmp_path / "far"), str(tmp_path / "near")
+    save(uri, 5)
+    save(near, 5)
+    places = {"aa-0.safetensors": at(near, 5, "aa-0.safetensors")}
+    storage.remove(at(uri, 5, "aa-0.safetensors"))
+    values = torch.empty(12)
+    manifest = checkpoint.read_manifest(uri, 5)
+    Source(uri, manifest, places=places).read([Fragment("model.weight", MASTER, 0, values)])
+    assert torch.equal(values, WEIGHT + 5)

@@ -99,7 +99,7 @@ def test_a_checkpoint_holds_every_value_of_every_state_once(folder, unbroken):
         assert {state for _, state, *_ in manifest.fragments} == states
         for name, shape in manifest.shapes.items():
             for state in states:
-                counts = [count for n, s, _, count, _ in manifest.fragments if (n, s) == (name, state)]
+                counts = [count for n, s, _, count, *_ in manifest.fragments if (n, s) == (name, state)]
                 assert sum(counts) == np.prod(shape), (name, state)
 
 

@@ -123,7 +123,7 @@ def saver_of(uri: str, engine: Engine, *, identity: str = "this run", keep: int 
 
 
 def save(uri: str, engine: Engine, stage: int) -> None:
-    saver_of(uri, engine, stage=stage).save(Tick(engine.step, False, {}, 0.0, 0.0))
+    saver_of(uri, engine, stage=stage).save(Tick(engine.step, True, {}, 0.0, 0.0))
 
 
 def masters(engine: Engine) -> dict[str, torch.Tensor]:
