@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.25
 RESIZE_S = 60.0  # between two looks for machines on which an elastic gang could grow
 ANSWER_S = 5.0  # for the mailbox
+LEAVE_S = 15.0  # for the rest of a gang whose rank 0 has stopped
 FATAL = "fatal"  # the key of the message that ends a gang
 JOINED = "joined"  # and of the one that says it has started, with how many
 
@@ -62,8 +63,9 @@ def run(
         config = {"function": function, "payload": payload, "mailbox": mailbox, "hosts": tuple(hosts)}
         make = functools.partial(_trainer, config, resources=resources, scratch=scratch)
         restarts = {"restarts": resources.max_restarts}
-        threading.Thread(target=_fit, args=(make, ended), kwargs=restarts, name="gang", daemon=True).start()
-        end = _end(ended, mailbox, grace_s=resources.grace_s)
+        fitting = threading.Thread(target=_fit, args=(make, ended), kwargs=restarts, name="gang", daemon=True)
+        fitting.start()
+        end = _end(ended, mailbox, fitting, grace_s=resources.grace_s)
     if end.error is not None and end.is_own:
         raise end.error
     if end.error is not None:
@@ -80,7 +82,7 @@ class _Ended:
     is_own: bool = False  # an error of ours, not of what Ray Train says
 
 
-def _end(ended: "queue.SimpleQueue[_Ended]", mailbox: Any, *, grace_s: float) -> _Ended:
+def _end(ended: "queue.SimpleQueue[_Ended]", mailbox: Any, fitting: threading.Thread, *, grace_s: float) -> _Ended:
     """How the gang ended. Interrupted, that of a gang which was given `grace_s` to save, as a KeyboardInterrupt.
 
     A second interruption does not wait.
@@ -104,6 +106,7 @@ def _end(ended: "queue.SimpleQueue[_Ended]", mailbox: Any, *, grace_s: float) ->
         except queue.Empty:
             log.warning("the gang did not stop within %.0f s", grace_s)
             raise KeyboardInterrupt from None
+        fitting.join(timeout=LEAVE_S)  # a thread that calls Ray after its shutdown would end this process with 1
         raise KeyboardInterrupt(*_saved(end)) from end.error
 
 
