@@ -168,7 +168,7 @@ def test_a_different_value_at_a_known_step_is_dropped_with_a_warning(tracker, ca
         track.metrics({"train/loss": 1.0}, step=5)
         assert not caplog.messages
         track.metrics({"train/loss": 2.0}, step=5)
-    assert "train/loss at step 5 is 1.0 already; 2.0 is dropped" in caplog.text
+    assert "step 5 is tracked already; dropped: train/loss 2.0 (was 1.0)" in caplog.text
 
 
 def test_a_changed_param_is_a_warning_and_a_tag(tracker, uri, caplog):

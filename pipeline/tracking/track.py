@@ -21,6 +21,7 @@ from pipeline.tracking.drain import Drain
 from pipeline.tracking.redact import environment_secrets, redact, redact_all, redact_bytes
 from pipeline.tracking.spool import Busy, Spool
 
+MOST_NAMED = 3  # values of a step that were dropped, in one line
 log = logging.getLogger(__name__)
 
 Kind = Literal["pipeline", "stage", "trial", "result"]
@@ -158,14 +159,17 @@ class Run:
     def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
         """Points of curves. A point at or before the newest step of its curve is there already and is dropped:
         training is deterministic, so a resumed run comes by the same values again."""
-        fresh = {}
+        fresh, others = {}, []
         with self._lock:
             for name, value in values.items():
                 point = _number(name, value)
-                if point is not None and self._is_new(_name(name), step, point):
+                if point is not None and self._is_new(_name(name), step, point, others):
                     fresh[_name(name)] = point
             for part in _parts(fresh, METRICS_PER_EVENT):
                 self._append("metrics", {"values": part, "step": int(step)})
+        if others:
+            named = ", ".join(others[:MOST_NAMED]) + (", ..." if len(others) > MOST_NAMED else "")
+            log.warning("tracking: %s: step %d is tracked already; dropped: %s", self.key, step, named)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Facts to search by; a later value replaces an earlier one."""
@@ -215,16 +219,14 @@ class Run:
         with Run(self._tracker, {**self._start, **facts}) as run:
             yield run
 
-    def _is_new(self, name: str, step: int, point: Any) -> bool:
+    def _is_new(self, name: str, step: int, point: Any, others: list[str]) -> bool:
+        """Whether a point goes on where its curve ends; to `others` if it differs from the one that is there."""
         newest = self._latest.get(name)
-        if newest is None or step > newest[0]:
-            self._latest[name] = (step, point)
-            return True
-        if step == newest[0] and point != newest[1]:
-            log.warning(
-                "tracking: %s: %s at step %d is %s already; %s is dropped", self.key, name, step, newest[1], point
-            )
-        return False
+        if newest is not None and step <= newest[0]:
+            others += [f"{name} {point} (was {newest[1]})"] if (step, point) != newest and step == newest[0] else []
+            return False
+        self._latest[name] = (step, point)
+        return True
 
     def _append(self, event: str, fields: Mapping[str, Any]) -> None:
         if self._spool is None:
