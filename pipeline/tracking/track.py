@@ -157,8 +157,7 @@ class Run:
             self.artifact("params.json", json.dumps(flat, indent=2).encode())
 
     def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
-        """Points of curves. A point at or before the newest step of its curve is there already and is dropped:
-        training is deterministic, so a resumed run comes by the same values again."""
+        """Points of curves. One at or before the newest step of its curve, of a run that was resumed, is dropped."""
         fresh, others = {}, []
         with self._lock:
             for name, value in values.items():
@@ -168,7 +167,7 @@ class Run:
             for part in _parts(fresh, METRICS_PER_EVENT):
                 self._append("metrics", {"values": part, "step": int(step)})
         if others:
-            named = ", ".join(others[:MOST_NAMED]) + (", ..." if len(others) > MOST_NAMED else "")
+            named = ", ".join(others[:MOST_NAMED] + ["..."] * (len(others) > MOST_NAMED))
             log.warning("tracking: %s: step %d is tracked already; dropped: %s", self.key, step, named)
 
     def tags(self, values: Mapping[str, str]) -> None:
