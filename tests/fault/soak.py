@@ -75,7 +75,7 @@ def soak(folder: Path, asked: argparse.Namespace, *, steps: int) -> dict:
         checks = {
             "ended with 0": code == 0,
             "the same weights, bit for bit": code == 0 and disturbed.weights() == alone.weights(),
-            **ledger(disturbed, steps=steps),
+            **ledger(storage.join(world.run.root, "pretrain"), storage.join(world.run.root, "shards"), steps=steps),
             "no damaged checkpoint accepted": not world.accepted_damage,
         }
     return {
@@ -132,9 +132,8 @@ def served(folder: Path):
         yield world
 
 
-def ledger(run: Run, *, steps: int) -> dict[str, bool]:
+def ledger(out: str, shards: str, *, steps: int) -> dict[str, bool]:
     """Whether every step was made of the samples that the plan says, and no epoch of any sample twice."""
-    out, shards = storage.join(run.root, "pretrain"), storage.join(run.root, "shards")
     (stage,) = soak_recipe.stages()
     config = stage.config
     sizes = read_manifest(shards).shard_sizes(config.split)

@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import queue
 import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,37 +15,12 @@ from launch.cluster import GangFailed
 from pipeline import storage
 from pipeline.stage import Resources
 from tests import elastic_gang
+from tests.raylets import Machines
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of Ray's own parts
 
 TWO = Resources(workers=2, workers_on="trainer", grace_s=30)
 WAIT_S = 90.0  # for what comes of itself
-
-
-class Machines:
-    """Raylets on this machine: the head, where the driver is, and others with room for one trainer each."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        noticed = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}  # a lost machine, in 2 s
-        about = {"num_cpus": 1, "include_dashboard": False, "_system_config": noticed}
-        self.cluster = Cluster(initialize_head=True, head_node_args=about)
-        self.trainers = []
-        self.complete()
-
-    def complete(self) -> None:
-        while len(self.trainers) < 2:
-            self.trainers.append(self.cluster.add_node(num_cpus=1, resources={"trainer": 1}))
-
-    def lose(self) -> None:
-        self.cluster.remove_node(self.trainers.pop(), allow_graceful=False)
-
-    def drain(self, *, deadline_s: int) -> None:
-        words = ["drain-node", "--address", self.cluster.address, "--node-id", self.trainers[-1].node_id]
-        words += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
-        words += ["--deadline-remaining-seconds", str(deadline_s)]
-        subprocess.run([Path(sys.executable).with_name("ray"), *words], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
