@@ -24,8 +24,9 @@ lint: setup-dev ## ruff and pyright
 bench: setup-dev ## each benchmark prints one JSON object
 	for bench in input step; do $(BIN)/python tests/bench/$$bench.py || exit 1; done
 
-soak: setup-dev ## long runs with faults
-	$(BIN)/pytest -m soak $(ARGS)
+soak: setup-dev ## an hour: a hundred drawn faults, and machines that come and go (SOAK_FAULTS, SOAK_SEED, SOAK_LOSSES)
+	$(BIN)/python -m tests.fault.soak $(ARGS)
+	$(BIN)/python -m tests.fault.elastic
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
