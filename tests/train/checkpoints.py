@@ -133,7 +133,8 @@ def each_its_machine(uri: str, folder: str, steps: tuple[int, ...], *, is_resume
         saver = saver_of(uri, engine, case, member=member, nearby=f"{folder}/machine-{rank}")
         if is_resumed:
             with _reads() as read:
-                return saver.resume(), gathered(engine), read
+                step = saver.resume()
+            return step, gathered(engine) if step else None, read
         for step in steps:
             work.losses(engine, step - engine.step, case)
             saver.save(tick(engine, last=True))

@@ -1,24 +1,21 @@
-"""Checkpoints on a folder and on S3: whole or passed over, published once, read back by any range."""
+"""Checkpoints on a folder and on S3: whole or passed over, published once, and nothing in them is pickled."""
 
+import ast
 import dataclasses
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline import storage
-from pipeline.train import checkpoint, source
-from pipeline.train.checkpoint import Damaged, File, Manifest
-from pipeline.train.fragment import MASTER, Fragment
+from pipeline.train import checkpoint
+from pipeline.train.checkpoint import Manifest
+from pipeline.train.fragment import MASTER
 from pipeline.train.retention import Keeper, Retention
-from pipeline.train.snapshot import Snapshot
 from pipeline.train.source import Source
-
-WEIGHT = torch.arange(12, dtype=torch.float32)  # of shape (4, 3), held by two ranks in uneven parts
-BIAS = torch.tensor([0.5, -0.5])
-SHAPES = {"model.weight": (4, 3), "model.bias": (2,)}
-STATES = (MASTER, "exp_avg")
+from tests.train.two_ranks import BIAS, WEIGHT, at, read, save, weight_at, write_ranks
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -26,57 +23,6 @@ def uri(request, tmp_path):
     if request.param == "folder":
         return str(tmp_path / "checkpoints")
     return f"{request.getfixturevalue('s3_environment').uri}/{tmp_path.name}/checkpoints"
-
-
-def of_rank(rank: int, step: int) -> list[Fragment]:
-    """What each of two ranks holds; a state is its parameter plus the step, times ten for moments."""
-    held = []
-    for place, state in enumerate(STATES):
-        values = (WEIGHT + step) * 10**place
-        held.append(Fragment("model.weight", state, [0, 7][rank], values[:7] if rank == 0 else values[7:]))
-        if rank == 1:
-            held.append(Fragment("model.bias", state, 0, (BIAS + step) * 10**place))
-    return held
-
-
-def write_rank(uri: str, step: int, *, rank: int, attempt: str, fragments: list[Fragment]):
-    """The file of one rank as the manifest lists it, and where its fragments are."""
-    snapshot = Snapshot()
-    snapshot.take(fragments)
-    file = File(f"{attempt}-{rank}.safetensors", snapshot.num_bytes, snapshot.digest())
-    storage.upload(snapshot.path, storage.join(checkpoint.folder(uri, step), file.name))
-    return file, [(name, state, start, count, rank, offset) for name, state, start, count, offset in snapshot.pieces]
-
-
-def write_ranks(uri: str, step: int, *, attempt: str = "aa", identity: str = "this run") -> Manifest:
-    """Every rank's file, but no manifest: where a killed gang leaves off."""
-    told = [write_rank(uri, step, rank=rank, attempt=attempt, fragments=of_rank(rank, step)) for rank in range(2)]
-    return Manifest(
-        step=step,
-        identity=identity,
-        shapes=SHAPES,
-        files=[file for file, _ in told],
-        fragments=[piece for _, held in told for piece in held],
-        world_size=2,
-        zero_stage=1,
-        attempt=attempt,
-    )
-
-
-def save(uri: str, *steps: int, attempt: str = "aa") -> None:
-    for step in steps:
-        checkpoint.publish(uri, write_ranks(uri, step, attempt=attempt))
-
-
-def read(uri: str, manifest: Manifest | None, name: str, state: str, start: int, count: int) -> torch.Tensor:
-    assert manifest is not None
-    values = torch.full((count,), float("nan"))
-    Source(uri, manifest).read([Fragment(name, state, start, values)])
-    return values
-
-
-def weight_at(uri: str, manifest: Manifest) -> torch.Tensor:
-    return read(uri, manifest, "model.weight", MASTER, 0, 12)
 
 
 def step_of(found: Manifest | None) -> int | None:
@@ -94,16 +40,6 @@ def test_what_was_saved_is_read_back(uri):
     assert torch.equal(weights["weight"], (WEIGHT + 200).view(4, 3))
     assert torch.equal(weights["bias"], BIAS + 200)
     assert torch.equal(moments, (BIAS + 200) * 10)
-
-
-def test_any_range_is_read_across_the_files_of_the_ranks(uri):
-    save(uri, 5)
-    source = Source(uri, checkpoint.newest(uri))
-    spans = [(start, stop) for start in range(12) for stop in range(start + 1, 13)]
-    fragments = [Fragment("model.weight", MASTER, start, torch.empty(stop - start)) for start, stop in spans]
-    source.read(fragments)
-    for fragment, (start, stop) in zip(fragments, spans, strict=True):
-        assert torch.equal(fragment.values, (WEIGHT + 5)[start:stop])
 
 
 def test_the_newest_counts_by_its_number(uri):
@@ -133,10 +69,6 @@ def test_foreign_files_are_none_of_our_business(uri):
     Keeper(uri, Retention(last=1)).tidy(checkpoint.read_manifest(uri, 20))
     assert checkpoint.steps(uri) == [20]
     assert storage.exists(storage.join(uri, "notes/manifest.json"))
-
-
-def at(uri: str, step: int, name: str) -> str:
-    return storage.join(checkpoint.folder(uri, step), name)
 
 
 def spoil(uri: str, how: str) -> tuple[str, str]:
@@ -298,52 +230,19 @@ def test_a_checkpoint_with_a_gap_is_never_published(tmp_path, pieces, complaint)
     assert storage.listing(str(tmp_path)) == []
 
 
-def test_what_a_checkpoint_does_not_hold_is_named(tmp_path):
-    uri = str(tmp_path)
-    save(uri, 5)
-    found, values = checkpoint.newest(uri), torch.zeros(3)
-    with pytest.raises(Damaged, match=r"step-00000005: holds no momentum_buffer of model\.bias; it was made by an"):
-        read(uri, found, "model.bias", "momentum_buffer", 0, 2)
-    wanted = [Fragment("model.weight", MASTER, 0, values), Fragment("model.bias", MASTER, 0, torch.zeros(3))]
-    with pytest.raises(Damaged, match=r"holds 2 of the 3 values of model\.bias from 0 on, in master"):
-        Source(uri, found).read(wanted)
-    assert not values.any(), "nothing is touched"
+PICKLING = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+LOADING = {"load", "save", "load_checkpoint", "save_checkpoint", "load_state_dict_from_url"}
 
 
-def test_only_the_bytes_that_are_wanted_are_read_and_neighbours_at_once(tmp_path, monkeypatch):
-    uri = str(tmp_path)
-    save(uri, 5)
-    found, real, asked = checkpoint.newest(uri), storage.read, []
-    monkeypatch.setattr(source, "GAP_BYTES", 0)
-
-    def reading(place, *, start=0, stop=None):
-        asked.append((place.rpartition("/")[2], stop - start))
-        return real(place, start=start, stop=stop)
-
-    monkeypatch.setattr(storage, "read", reading)
-    halves = [torch.empty(3), torch.empty(4)]
-    first, second = (Fragment("model.weight", MASTER, start, v) for start, v in zip((2, 5), halves, strict=True))
-    Source(uri, found).read([second, first])
-    assert torch.equal(torch.cat(halves), (WEIGHT + 5)[2:9])
-    assert sorted(asked) == [("aa-0.safetensors", 20), ("aa-1.safetensors", 8)], (
-        "[2, 7) of one file, [7, 9) of the other"
-    )
-
-
-@pytest.mark.parametrize("range_bytes", [4, 8, 20])
-def test_a_range_larger_than_what_is_read_at_once_is_read_in_parts(uri, monkeypatch, range_bytes):
-    monkeypatch.setattr(source, "RANGE_BYTES", range_bytes)
-    save(uri, 5)
-    assert torch.equal(weight_at(uri, checkpoint.newest(uri)), WEIGHT + 5)
-
-
-def test_a_file_is_read_from_where_it_is_nearer(tmp_path):
-    uri, near = str(tmp_path / "far"), str(tmp_path / "near")
-    save(uri, 5)
-    save(near, 5)
-    places = {"aa-0.safetensors": at(near, 5, "aa-0.safetensors")}
-    storage.remove(at(uri, 5, "aa-0.safetensors"))
-    values = torch.empty(12)
-    manifest = checkpoint.read_manifest(uri, 5)
-    Source(uri, manifest, places=places).read([Fragment("model.weight", MASTER, 0, values)])
-    assert torch.equal(values, WEIGHT + 5)
+@pytest.mark.parametrize("room", ["pipeline/train", "pipeline/storage"])
+def test_nothing_between_storage_and_training_unpickles(room):
+    """Neither a pickle, nor what pickles inside: torch.load and torch.save, and DeepSpeed's checkpoints of them."""
+    for path in sorted((Path(__file__).parents[2] / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name for alias in node.names} | {getattr(node, "module", "")}
+                assert not PICKLING & names, f"{path}:{node.lineno}"
+            elif isinstance(node, ast.Attribute) and node.attr in LOADING:
+                assert ast.unparse(node.value) not in ("torch", "self._engine", "numpy", "np"), f"{path}:{node.lineno}"
+            elif isinstance(node, ast.keyword):
+                assert node.arg != "allow_pickle", path
