@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import storage
 
@@ -65,19 +65,28 @@ class _Stretch:
 
 
 def steps(out: str, *, last: int) -> Iterator[tuple[int, list[int]]]:
-    """(step, ids of its global batch) of every step up to `last`, each once. ValueError where one is missing.
+    """(step, ids of its global batch) of every step up to `last`, each once. ValueError where one is missing or odd.
 
     Where a step was done more than once, one that led to a checkpoint counts: stretches are followed from the end to
     the beginning, since what a checkpoint was made of lies before it.
     """
     stretches = _chain(_listed(out), last=last, where=folder(out))
     for parts in reversed(stretches):
-        ids: dict[int, list[int]] = {}
-        for part in parts:
-            read: Mapping[str, Any] = json.loads(storage.read(storage.join(folder(out), part.name)))
-            for step, some in read.items():
-                ids.setdefault(int(step), []).extend(some)
-        yield from sorted(ids.items())
+        told = [_read(out, part) for part in parts]
+        for step in range(parts[0].first, parts[0].last + 1):
+            yield step, [one for ids in told for one in ids[step]]
+
+
+def _read(out: str, part: "_Stretch") -> dict[int, list[int]]:
+    """What a file tells. ValueError if these are other steps than its name says."""
+    where = storage.join(folder(out), part.name)
+    told: Mapping[str, list[int]] = json.loads(storage.read(where))
+    found = {int(step): ids for step, ids in told.items()}
+    named = range(part.first, part.last + 1)
+    if odd := sorted(found.keys() ^ set(named)):
+        what = "missing" if odd[0] in named else "more than its name says"
+        raise ValueError(f"{where}: step {odd[0]} is {what}; it must tell of steps {part.first} to {part.last}")
+    return found
 
 
 def _listed(out: str) -> list[_Stretch]:

@@ -1,5 +1,6 @@
 """The ledger names the samples of every step that counts, once, whoever did them and however often."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -56,3 +57,14 @@ def test_a_rank_that_tells_nothing_is_missed(tmp_path):
     (tmp_path / "ids" / "1-4.1of2.json").unlink()
     with pytest.raises(ValueError, match="not every rank, of which samples step 4 was made"):
         list(steps(str(tmp_path), last=8))
+
+
+@pytest.mark.parametrize(
+    ("told", "complaint"),
+    [("1 2 4", "step 3 is missing"), ("1 2 3 4 5", "step 5 is more than its name says")],
+)
+def test_a_file_that_tells_of_other_steps_than_its_own_is_refused(tmp_path, told, complaint):
+    _gang(tmp_path, world=2, start=0, stop=4, publish={4})
+    (tmp_path / "ids" / "1-4.1of2.json").write_text(json.dumps({step: [] for step in told.split()}))
+    with pytest.raises(ValueError, match=rf"1-4\.1of2\.json: {complaint}; it must tell of steps 1 to 4"):
+        list(steps(str(tmp_path), last=4))
