@@ -1,23 +1,32 @@
 """Doing to a running `tessera run` what a schedule says, and waiting until it goes on."""
 
-import contextlib
+import errno
+import os
+import re
 import signal
+import threading
 import time
 from dataclasses import dataclass, field
 
 import psutil
+import pytest
 
 from pipeline import storage
+from pipeline.config import fingerprint
 from pipeline.train import checkpoint
 from tests.fault import soak_recipe
 from tests.fault.run import Run
 from tests.fault.schedule import Fault
 from tests.fault_proxy import Fault as Hurt
 
-BY_HAND = ("driver", "everything", "terminate", "damage")  # the same command is typed again
-LATER_S = 150.0  # a run that has not gone on by then does not
-PAUSE_S, DOWN_S = 1.0, 3.0
-STARTED, STANDS = "starting Ray", "workers on cpu"  # what a driver says when it begins, and when its gang does
+BY_ITSELF = ("worker", "hang")  # the gang is started again
+ENDS = ("raylet", "head", "terminate")  # the driver ends by itself, in its own time
+BY_HAND = ("driver", "raylet", "head", "everything", "terminate", "damage")  # the same command is typed again
+LATER_S = 600.0  # a run that has not gone on by then does not
+ENDED_S = 180.0  # for a driver without Ray to notice
+PAUSE_S = 1.0
+STANDS = "workers on cpu"  # what a driver says when its gang does
+RESUMED = re.compile(r"going on from the checkpoint of step (\d+)")
 HURTS = {
     "500": Hurt("refuse", status=500, code="InternalError", times=6),
     "503": Hurt("refuse", times=6),
@@ -31,7 +40,10 @@ HURTS = {
 
 @dataclass
 class Told:
-    """What a fault cost: seconds to the next checkpoint; `parts`: until it was noticed, and until a gang stood."""
+    """What a fault cost: seconds to the next checkpoint. `parts`: to its being noticed, new processes, a gang.
+
+    By hand these are seconds since the command, and `ended_s` is what the driver needed to end by itself.
+    """
 
     fault: Fault
     recovered_s: float
@@ -44,12 +56,13 @@ class Told:
 
 
 class World:
-    """A run and all it depends on. `told` is what befell it so far."""
+    """A run and all it depends on. `told` is what befell it so far, `odd` what it should not have resumed from."""
 
-    def __init__(self, root, folder, *, proxy, mlflow, clock, environment):
+    def __init__(self, root, folder, *, proxy, mlflow, clock, disk, environment):
         self._root, self._folder, self._environment = root, folder, environment
-        self._proxy, self._server, self._hands = proxy, mlflow, clock
-        self.told, self.accepted_damage = [], []
+        self._proxy, self._server, self._hands, self._small = proxy, mlflow, clock, disk
+        self._starting = threading.Thread()  # of the tracking server
+        self.told, self.odd = [], []
         self.run = None
 
     def start(self):
@@ -57,6 +70,7 @@ class World:
         self.run = Run(soak_recipe.__file__, self._root, self._folder, **about)
 
     def close(self):
+        self._has_server()
         if self.run is not None:
             self.run.kill_everything()
 
@@ -67,29 +81,59 @@ class World:
 
     def inflict(self, fault):
         """Do it, and wait until the run has made a checkpoint that it could not have made without going on."""
+        time.sleep(fault.wait_s)
         assert self.run.process.poll() is None, f"it ended before fault {fault}:\n{self.run.said()}"
-        began, lines = time.monotonic(), len(self.run.said())
-        wanted, parts = getattr(self, f"_{fault.kind}")(fault), {}
+        began, lines, least = time.monotonic(), len(self.run.said()), self.run.newest()
+        old = set(self.run.trainers())
+        wanted, most, ended_s = getattr(self, f"_{fault.kind}")(fault), None, 0.0
         if fault.kind in BY_HAND:
+            ended_s, least = time.monotonic() - began, self._newest_whole()
+            most = least
             began, lines = time.monotonic(), 0
             self.start()
-        has_restarted = fault.kind in ("worker", "hang", *BY_HAND)
+        parts = {"ended_s": ended_s} if fault.kind in ENDS else {}
+        parts |= self._until(fault, wanted, began=began, lines=lines, old=old)
+        self.told.append(Told(fault, time.monotonic() - began, parts))
+        if fault.kind in (*BY_ITSELF, *BY_HAND):
+            self._compare(fault, self.run.said()[lines:], least=least, most=most)
+        getattr(self, f"_after_{fault.kind}", lambda: None)()
+
+    def _until(self, fault, wanted, *, began, lines, old):
+        """Wait for the checkpoint of step `wanted`; returns the seconds since `began` to what comes before it."""
+        parts = {}
+        awaited = {"noticed_s", "processes_s", "ready_s"} if fault.kind in BY_ITSELF else set()
+        awaited |= {"processes_s", "ready_s"} if fault.kind in BY_HAND else set()
         while True:
-            spent_s, said = time.monotonic() - began, self.run.said()[lines:]
-            if has_restarted and "noticed_s" not in parts and ("started again" in said or STARTED in said):
-                parts["noticed_s"] = spent_s
-            if has_restarted and "ready_s" not in parts and STANDS in said:
-                parts["ready_s"] = spent_s
-            if (not has_restarted or "ready_s" in parts) and max(self.run.steps(), default=0) >= wanted:
-                break
+            spent_s = time.monotonic() - began
+            if awaited - parts.keys():
+                now = {"ready_s": STANDS in self.run.said()[lines:]}
+                trainers = set(self.run.trainers())
+                now |= {"noticed_s": not trainers & old, "processes_s": bool(trainers - old)}
+                parts |= {name: spent_s for name in awaited if now[name] and name not in parts}
+            elif max(self.run.steps(), default=0) >= wanted:
+                return dict(sorted(parts.items(), key=lambda part: part[1]))
             assert self.run.process.poll() is None, f"it did not survive {fault}:\n{self.run.said()}"
             assert spent_s < LATER_S, f"it has not gone on {spent_s:.0f} s after {fault}:\n{self.run.said()}"
             time.sleep(0.1)
-        self.told.append(Told(fault, time.monotonic() - began, parts))
+
+    def _compare(self, fault, said, *, least, most):
+        """Whether it went on from where it should: a whole checkpoint, and the newest."""
+        step = max([int(found) for found in RESUMED.findall(said)], default=0)
+        if step < least or (most is not None and step > most):
+            self.odd.append(f"{fault}: resumed at step {step}; whole were {least} to {most or 'later'}")
+
+    def _newest_whole(self):
+        """The step that whoever comes next must go on from; nothing runs now."""
+        found = (checkpoint.newest(uri) for uri in (self.run.checkpoints, self._nearby))
+        return max((one.step for one in found if one is not None), default=0)
+
+    @property
+    def _nearby(self):
+        return storage.join(self._environment[soak_recipe.NEARBY], fingerprint(self.run.checkpoints))
 
     def _next(self):
         """The checkpoint after the next: who makes it has gone on."""
-        return max(self.run.steps()) + 2 * soak_recipe.EVERY
+        return self.run.newest() + 2 * soak_recipe.EVERY
 
     def _worker(self, fault):
         self._one(fault).kill()
@@ -99,6 +143,24 @@ class World:
         self.run.process.kill()
         self.run.process.wait(30)
         psutil.wait_procs(self.run.trainers(), timeout=60)
+        wanted = self._next()
+        self.run.kill_everything()
+        return wanted
+
+    def _raylet(self, fault):
+        return self._without_ray("raylet")
+
+    def _head(self, fault):
+        return self._without_ray("gcs_server")
+
+    def _without_ray(self, name):
+        """The driver ends by itself, as do the trainers."""
+        [one] = [one for one in self.run.family() if one.name() == name]
+        one.kill()
+        code = self.run.end(ENDED_S)
+        assert code not in (0, 143), f"without {name} it ended with {code}:\n{self.run.said()}"
+        left = psutil.wait_procs(self.run.trainers(), timeout=60)[1]
+        assert not left, f"trainers outlive {name}: {left}"
         wanted = self._next()
         self.run.kill_everything()
         return wanted
@@ -119,18 +181,15 @@ class World:
         return self._next()
 
     def _damage(self, fault):
+        """In storage. Every other time the machine is lost too, and with it what it has nearby."""
         self.run.kill_everything()
-        steps = self.run.steps()
-        damaged = steps[-1]
+        damaged, is_lost = self.run.newest(), fault.number % 2
         _spoil(self.run.checkpoints, damaged, how=fault.how, pick=fault.pick)
-        self._check_fallback(damaged)
-        return steps[-1] + soak_recipe.EVERY
-
-    def _check_fallback(self, damaged):
-        """What is damaged must not be found whole by the code that resumes."""
-        with contextlib.suppress(checkpoint.Damaged):
-            checkpoint.verify(self.run.checkpoints, checkpoint.read_manifest(self.run.checkpoints, damaged))
-            self.accepted_damage.append(damaged)
+        if is_lost:
+            storage.remove_tree(self._nearby)
+        if is_lost and self._newest_whole() >= damaged:
+            self.odd.append(f"{fault}: the checkpoint of step {damaged} passes for whole")
+        return damaged + soak_recipe.EVERY
 
     def _hang(self, fault):
         self._one(fault).suspend()
@@ -147,11 +206,29 @@ class World:
         self._proxy.inject(HURTS[fault.how])
         return self._next()
 
-    def _mlflow(self, fault):
-        self._server.kill()
-        time.sleep(DOWN_S)
-        self._server.start()
+    def _disk(self, fault):
+        """Full, until the run has gone on; checkpoints go to storage alone."""
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            _fill(self._small / "full")
         return self._next()
+
+    def _after_disk(self):
+        assert "disk is full" in self.run.said(), f"nobody noticed that the disk was full:\n{self.run.said()}"
+        os.unlink(self._small / "full")
+
+    def _mlflow(self, fault):
+        """Away until the run has gone on without it, and back a while later."""
+        self._has_server()
+        self._server.kill()
+        return self._next()
+
+    def _after_mlflow(self):
+        self._starting = threading.Thread(target=self._server.start)
+        self._starting.start()
+
+    def _has_server(self):
+        if self._starting.ident is not None:
+            self._starting.join()
 
     def _clock(self, fault):
         """Jumps, and stays there until the next jump."""
@@ -162,6 +239,12 @@ class World:
         trainers = self.run.trainers()
         assert trainers, f"no trainers to be found:\n{self.run.said()}"
         return trainers[int(fault.pick * len(trainers))]
+
+
+def _fill(path):
+    with path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**16))
 
 
 def _spoil(uri, step, *, how, pick):

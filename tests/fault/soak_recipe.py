@@ -9,6 +9,7 @@ from pipeline.train.watch import Watching
 from tests.fault import recipe
 
 EVERY = 20
+NEARBY = "TESSERA_SOAK_NEARBY"  # a folder of this machine's
 
 
 def stages() -> tuple[Stage, ...]:
@@ -19,6 +20,7 @@ def stages() -> tuple[Stage, ...]:
         checkpoint_every=EVERY,
         log_every=EVERY,
         keep_checkpoints=3,
+        nearby=os.environ.get(NEARBY),
         guards=Guards(sigma=0),  # so small a run has spikes now and then, and a skipped step is made of no samples
         watching=Watching(hang_s=8, first_step_s=60, compare_every=50),
         audit=True,
