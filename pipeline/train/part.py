@@ -14,7 +14,7 @@ from collections.abc import Sequence
 class Part:
     """The part of rank `rank`. `most` images are computed at once, 0 for the whole part; `paired` ones stay together.
 
-    ValueError where there are more ranks than images, or a part is too small to give every micro-batch an image.
+    ValueError where there are more ranks than images (or pairs).
     """
 
     global_batch: int
@@ -29,11 +29,11 @@ class Part:
             raise ValueError(f"global_batch: images are mixed in pairs, so it must be even, got {self.global_batch}")
         if self.most and self.most < unit:
             raise ValueError(f"micro_batch: images are mixed in pairs, so it must be at least 2, got {self.most}")
-        least = min(stop - start for start, stop in self._parts) // unit
-        if least < self.accumulate:
+        if self.global_batch // unit < self.world_size:
             raise ValueError(
-                f"global_batch: {self.global_batch}, in micro-batches of {self.most or 'any number of'} images, is too "
-                f"small for {self.world_size} workers; fewer workers, or a larger micro_batch, would be right"
+                f"global_batch: {self.global_batch} does not give each of {self.world_size} workers "
+                f"{'a pair of images' if self.paired else 'an image'}; at most {self.global_batch // unit} workers "
+                "would be right"
             )
 
     @property
@@ -55,9 +55,17 @@ class Part:
         return tuple(_border(i, self.accumulate, stop - start, paired=self.paired) for i in range(self.accumulate + 1))
 
     @property
+    def pieces(self) -> Sequence[tuple[int, int]]:
+        """[start, stop) of what is computed at once, within the part. A rank with fewer images than there are
+        micro-batches computes one of them once more, with weight 0, because the others wait for it.
+        """
+        unit = 2 if self.paired else 1
+        return [(start, max(stop, start + unit)) for start, stop in itertools.pairwise(self.cuts)]
+
+    @property
     def largest(self) -> int:
         """Images of the largest micro-batch of this rank."""
-        return max(stop - start for start, stop in itertools.pairwise(self.cuts))
+        return max(stop - start for start, stop in self.pieces)
 
     @property
     def weights(self) -> Sequence[float] | None:

@@ -11,22 +11,23 @@ from typing import Any
 import torch
 import torch.distributed
 
-Refuse = Callable[[float], bool]
+Refuse = Callable[[torch.Tensor], bool]
 
 
 def ask_before_updates(optimizer: Any, refuse: Refuse, *, stage: int) -> None:
     """From now on, `refuse(gradient norm)` is asked before every update, on every rank; True leaves it out.
 
-    The norm is that of the whole gradient before clipping, inf where it is not finite. Asking waits for the device.
+    The norm is that of the whole gradient before clipping, inf where it is not finite; it is on the device still, so
+    that `refuse` can wait for it and its own numbers at once.
     """
     norms: list[Any] = []
     _listen(optimizer, norms, stage=stage)
     update_scale = optimizer._update_scale
 
     def decide(has_overflow: bool = False) -> None:
-        norm = float(norms.pop()) if norms else float("inf")
+        norm = torch.as_tensor(norms.pop() if norms and not has_overflow else torch.inf)
         norms.clear()
-        if refuse(norm if 0 <= norm < float("inf") and not has_overflow else float("inf")):
+        if refuse(torch.where(norm.isfinite() & (norm >= 0), norm, torch.inf)):
             optimizer.overflow = True
         update_scale(False)  # without fp16 there is nothing to scale, and it would speak of an overflow
 

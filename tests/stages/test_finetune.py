@@ -406,5 +406,5 @@ def fit_four_steps(member, trial):
 
 def test_a_batch_of_fewer_images_than_workers_is_refused(tmp_path, weights, shards, pair):
     config = dataclasses.replace(CONFIG, batch=1, lrs=(0.03,), seeds=(0,))
-    with pytest.raises(ValueError, match=r"batch: 1, in micro-batches of .*, is too small for 2 workers"):
+    with pytest.raises(ValueError, match=r"batch: 1 does not give each of 2 workers an image"):
         run(config, tmp_path, weights=weights, shards=shards, cluster=pair)

@@ -5,8 +5,8 @@ import math
 import torch
 
 from pipeline.train.guard import Guard, Guards
+from pipeline.train.loop import Tick
 from tests.train import work
-from tests.train.work import Case
 
 
 def state(engine):
@@ -20,13 +20,13 @@ def same(one, other):
     return one[1] == other[1] and all(torch.equal(one[0][name], other[0][name]) for name in one[0])
 
 
-def spoil(engine, step):
-    """Make the loss of rank 1 (or of the only one) not a number in this step, by a hook on its model."""
+def spoil(engine, *steps, by=math.nan):
+    """Multiply the loss of rank 1 (or of the only one) in these steps, by a hook on its model."""
     last = torch.distributed.get_world_size() - 1
     if torch.distributed.get_rank() != last:
         return
     engine.module.register_forward_hook(
-        lambda module, arguments, output: (output[0] * math.nan, output[1]) if engine.step == step else output
+        lambda module, arguments, output: (output[0] * by, output[1]) if engine.step in steps else output
     )
 
 
@@ -47,6 +47,25 @@ def skipping(case):
         "after": work.losses(engine, 3, case),
     }
     return told | {"adam": state(engine)[1]}
+
+
+def spiking(case, uri):
+    """Losses and reasons of twelve steps with two spikes; and those after a checkpoint that lies between the spikes."""
+    guards, told = Guards(least=4), []
+    for begins in (0, 8):
+        guard = Guard(guards)
+        engine = work.engine_of(case, guard=guard)
+        saver = work.saver_of(uri, engine, stage=case.stage, memory=guard)
+        spoil(engine, 6, 9, by=1e3)
+        assert saver.resume() == begins
+        rows = []
+        while engine.step < 12:
+            measured = engine.train(work.part_of(work.global_batch(engine.step, case)))
+            rows.append((work.mean(measured["loss"]), float(measured["grad_norm"]), measured["skipped"]))
+            if begins == 0 and engine.step == 8:
+                saver.save(Tick(engine.step, True, measured, 0.0, 0.0))
+        told.append((rows, guard.saved(), engine.updates))
+    return told
 
 
 def without(case):
@@ -107,6 +126,3 @@ def plain_losses(case):
     engine = work.engine_of(case)
     work.losses(engine, 2, case)
     return work.losses(engine, 3, case)
-
-
-__all__ = ["Case", "guarded_and_not", "losses_after_probes", "passing_over", "plain_losses", "probes", "skipping"]

@@ -32,13 +32,13 @@ def test_parts_join_to_the_whole_batch_and_differ_by_a_unit_at_most(gang):
 
 
 @given(gangs())
-def test_micro_batches_are_as_many_on_every_rank_none_is_empty_and_none_too_large(gang):
+def test_micro_batches_are_as_many_on_every_rank_and_none_is_too_large(gang):
     for part in gang:
         sizes = [stop - start for start, stop in itertools.pairwise(part.cuts)]
-        assert len(sizes) == gang[0].accumulate
+        assert len(sizes) == len(part.pieces) == gang[0].accumulate
         assert sum(sizes) == part.slots[1] - part.slots[0]
-        assert min(sizes) > 0
-        assert max(sizes) <= (part.most or part.global_batch)
+        assert all(0 <= start < stop <= sum(sizes) for start, stop in part.pieces), "none is computed without an image"
+        assert part.largest <= (part.most or part.global_batch)
         assert not part.paired or all(size % 2 == 0 for size in sizes)
 
 
@@ -47,10 +47,16 @@ def test_weights_make_the_mean_of_means_that_over_the_images(gang):
     total = 0.0
     for part in gang:
         weights = part.weights or [1.0] * part.accumulate
-        means = [float(stop**2 - start**2) / (stop - start) for start, stop in itertools.pairwise(part.cuts)]
+        means = [float(stop**2 - start**2) / (stop - start) for start, stop in part.pieces]
         total += sum(w * mean for w, mean in zip(weights, means, strict=True)) / part.accumulate / part.world_size
     sums = [float(part.cuts[-1] ** 2) for part in gang]  # of the same means, weighted by their images
     assert total == pytest.approx(sum(sums) / gang[0].global_batch)
+
+
+def test_a_rank_with_fewer_images_than_micro_batches_computes_one_twice_and_counts_it_once():
+    few, many = Part(7, 4, 0, most=1), Part(7, 4, 3, most=1)
+    assert (few.slots, few.pieces, few.weights) == ((0, 1), [(0, 1), (0, 1)], [0, pytest.approx(8 / 7)])
+    assert (many.pieces, many.weights) == ([(0, 1), (1, 2)], [pytest.approx(8 / 7)] * 2)
 
 
 def test_where_all_are_equal_nothing_is_weighted():
@@ -62,8 +68,11 @@ def test_where_all_are_equal_nothing_is_weighted():
 @pytest.mark.parametrize(
     ("about", "said"),
     [
-        ({"global_batch": 3, "world_size": 4}, "too small for 4 workers"),
-        ({"global_batch": 7, "world_size": 4, "most": 1}, "in micro-batches of 1 images, is too small"),
+        ({"global_batch": 3, "world_size": 4}, "3 does not give each of 4 workers an image; at most 3 workers"),
+        (
+            {"global_batch": 6, "world_size": 4, "paired": True},
+            "each of 4 workers a pair of images; at most 3",
+        ),
         ({"global_batch": 7, "world_size": 1, "paired": True}, "must be even, got 7"),
         ({"global_batch": 8, "world_size": 1, "paired": True, "most": 1}, "must be at least 2, got 1"),
     ],

@@ -18,13 +18,27 @@ ACCUMULATING = Case(2, accumulate=3)
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_step_that_is_not_finite_on_one_rank_changes_nothing_on_any(stage, precision, tmp_path):
     case = Case(stage, precision=precision)
+    expected = gang.run(guarded.without, case, world=2, folder=tmp_path)[0]
     for told in gang.run(guarded.skipping, case, world=2, folder=tmp_path):
         assert told["same"], "masters, moments and Adam's count"
         assert told["weights"], "and the working weights"
         assert told["why"] == "the loss is nan"
         assert told["counts"] == (4, 3)
         assert set(told["adam"]) == {6.0}, "three before and three after"
-        assert told["after"] == gang.run(guarded.without, case, world=2, folder=tmp_path)[0]
+        assert told["after"] == expected
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_spikes_are_skipped_and_a_resumed_run_skips_and_learns_bit_for_bit_alike(stage, precision, tmp_path):
+    case, uri = Case(stage, precision=precision), str(tmp_path / "checkpoints")
+    one, other = gang.run(guarded.spiking, case, uri, world=2, folder=tmp_path)
+    assert one == other, "all ranks decide alike"
+    (whole, window, updates), (resumed, *after) = one
+    assert [step for step, (_, _, why) in enumerate(whole) if why] == [6, 9]
+    assert all(whole[step][2].startswith("the loss is ") for step in (6, 9))
+    assert resumed == whole[8:]
+    assert after == [window, updates] == [window, 10]
 
 
 def test_accumulated_gradients_are_dropped_as_well(tmp_path):
@@ -49,7 +63,7 @@ def test_batches_that_are_passed_over_are_counted_and_not_learnt_from(tmp_path):
     assert is_nan
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, 2, 6])  # of 6, some of three ranks have an image too few
 def test_any_number_of_ranks_computes_the_same_gradient(accumulate, tmp_path):
     case = Case(2, accumulate=accumulate)
     told = {world: gang.run(guarded.uneven, case, 16, 6, world=world, folder=tmp_path) for world in (1, 2, 3, 5)}

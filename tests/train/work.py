@@ -118,8 +118,17 @@ def member() -> Any:
     return SimpleNamespace(rank=rank, world_size=world, local_rank=rank, hosts=(), send=sent.append, sent=sent)
 
 
-def saver_of(uri: str, engine: Engine, *, identity: str = "this run", keep: int = 2, stage: int = 1) -> Saver:
-    return Saver(uri, identity=identity, keep=keep, zero_stage=stage, member=member(), engine=engine)
+def saver_of(
+    uri: str,
+    engine: Engine,
+    *,
+    identity: str = "this run",
+    keep: int = 2,
+    stage: int = 1,
+    memory: Guard | None = None,
+) -> Saver:
+    about = {"zero_stage": stage, "member": member(), "memory": memory}
+    return Saver(uri, identity=identity, keep=keep, engine=engine, **about)
 
 
 def save(uri: str, engine: Engine, stage: int) -> None:
