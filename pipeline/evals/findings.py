@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.evals import compare
+from pipeline.evals import compare, vtab
 
 Point = tuple[float, float, float, float, float]  # step, loss, lr, images/s, share of time spent waiting for data
 
@@ -66,7 +66,8 @@ class Findings:
 
     @property
     def pairs(self) -> list[compare.Pair]:
-        return compare.table(self.rows)
+        """The rows side by side, and the means of VTAB where all of its tasks, or those of a group, are among them."""
+        return compare.table([*self.rows, *vtab.summaries(self.rows)])
 
     @property
     def grids(self) -> list[Grid]:
