@@ -3,23 +3,28 @@
 from dataclasses import dataclass
 from math import isfinite
 
+REFERENCE_L2 = 2.0**10  # google-research/big_vision, evaluators/fewshot_lsr.py
+
 
 @dataclass(frozen=True)
 class Fewshot:
     """Closed-form least squares on frozen features: [ViT, arXiv 2010.11929, section 4.1].
 
     The defaults are the reference's (google-research/big_vision, evaluators/fewshot_lsr.py). One accuracy per
-    (shots, seed); a seed draws which images of each class are the shots.
+    (shots, seed); a seed draws which images of each class are the shots. Of several `l2` each number of shots takes
+    the one that does best on shots left out (see `fewshot.evaluate`).
     """
 
     shots: tuple[int, ...] = (1, 5, 10, 25)
     seeds: tuple[int, ...] = (0, 1, 2)
-    l2: float = 2.0**10
+    l2: float | tuple[float, ...] = REFERENCE_L2
 
     def __post_init__(self) -> None:
         _rising("shots", self.shots, least=1)
         _distinct("seeds", self.seeds)
-        _positive("l2", self.l2)
+        if isinstance(self.l2, tuple):
+            _rising("l2", self.l2, least=0.0)
+        _positive("l2", self.l2[0] if isinstance(self.l2, tuple) else self.l2)
 
 
 @dataclass(frozen=True)

@@ -223,8 +223,16 @@ def _fewshot(config: Transfer, train: "Features", test: "Features") -> list[Row]
 
     assert config.fewshot is not None, "it was asked for"
     found = fewshot.evaluate(config.fewshot, train=train, test=test)
-    seeds = list(config.fewshot.seeds)
-    return [{"protocol": f"{shots}-shot", "values": list(values), "seeds": seeds} for shots, values in found.items()]
+    rows: list[Row] = []
+    for shots, one in found.items():
+        row: dict[str, Any] = {"protocol": f"{shots}-shot", "values": list(one.values)}
+        row["seeds"] = list(config.fewshot.seeds)
+        if one.left_out:
+            tested = {str(l2): list(values) for l2, values in one.top1.items()}
+            left_out = {str(l2): share for l2, share in one.left_out.items()}
+            row["details"] = {"l2": one.l2, "grid": left_out, "by_l2": tested}
+        rows.append(row)
+    return rows
 
 
 def _knn(config: Transfer, train: "Features", test: "Features") -> list[Row]:

@@ -3,7 +3,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from pipeline.evals.features import Features, picks
-from pipeline.evals.fewshot import BIAS, design, evaluate, factorise, solve
+from pipeline.evals.fewshot import BIAS, design, evaluate, factorise, left_out, solve
 from pipeline.evals.protocol import Fewshot
 
 
@@ -69,13 +69,14 @@ def test_more_shots_do_better_and_each_seed_draws_its_own(clusters):
     test = clusters(per_class=50, num_classes=8, width=16, spread=1.2, seed=1)
     found = evaluate(Fewshot(), train=train, test=test)
     assert list(found) == [1, 5, 10, 25]
-    assert [len(values) for values in found.values()] == [3, 3, 3, 3]
-    means = [np.mean(values) for values in found.values()]
+    assert [len(one.values) for one in found.values()] == [3, 3, 3, 3]
+    means = [np.mean(one.values) for one in found.values()]
     assert means == sorted(means)
-    assert len(set(found[1])) > 1
+    assert len(set(found[1].values)) > 1
     assert found == evaluate(Fewshot(), train=train, test=test)
     few = train.take(picks(train, shots=5, seed=2))
-    assert found[5][2] == solve(few, test=test, l2=2.0**10)
+    assert found[5].values[2] == solve(few, test=test, l2=2.0**10)
+    assert (found[5].l2, found[5].left_out) == (2.0**10, {})
 
 
 def test_a_constant_feature_does_no_harm(clusters):
@@ -88,3 +89,59 @@ def test_too_few_images_stop_it_before_anything_is_fitted(clusters):
     train = clusters(per_class=7)
     with pytest.raises(ValueError, match=r"has 7 images, but 10 shots were asked for; leave 10 out of shots"):
         evaluate(Fewshot(), train=train, test=train)
+
+
+GRID = (1.0, 32.0, 2.0**10, 2.0**15)
+
+
+@pytest.mark.parametrize("per_class", [2, 40])
+def test_scores_are_those_of_an_independent_solution_and_of_ridge_regression(clusters, per_class):
+    """From the definition, in float64 and by another route: least squares on rows of sqrt(l2) below the design."""
+    train, test = clusters(per_class=per_class, width=12), clusters(per_class=30, width=12, seed=1)
+    factors = factorise(train)
+    own_ND = design(test.features_ND, mean=factors.mean, scale=factors.scale)
+    features_ND = train.features_ND.astype(np.float64)
+    mean, scale = features_ND.sum(axis=0) / len(features_ND), np.sqrt(features_ND.var(axis=0)) + 1e-5
+    inputs, tested = (np.c_[(f.features_ND - mean) / scale, np.full(len(f.labels_N), 100.0)] for f in (train, test))
+    for l2 in GRID:
+        rows = np.r_[inputs, np.sqrt(l2) * np.eye(13)]
+        solution = np.linalg.lstsq(rows, np.r_[targets(train), np.zeros((13, 4))], rcond=None)[0]
+        ridge = Ridge(alpha=l2, fit_intercept=False, solver="svd").fit(inputs, targets(train))
+        scores = own_ND @ factors.weights_DK(l2)
+        np.testing.assert_allclose(scores, tested @ solution, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(scores, ridge.predict(tested), rtol=1e-6, atol=1e-6)
+        right = np.mean((tested @ solution).argmax(axis=1) == test.labels_N)
+        assert solve(train, test=test, l2=l2) == right
+
+
+@pytest.mark.parametrize("per_class", [3, 12], ids=["fewer samples than features", "more samples than features"])
+def test_shots_left_out_are_answered_as_by_a_fit_without_them(clusters, per_class):
+    train = clusters(per_class=per_class, width=13, spread=2.0)
+    factors = factorise(train)
+    inputs = design(train.features_ND, mean=factors.mean, scale=factors.scale)
+    for l2 in GRID:
+        right = 0
+        for sample in range(len(inputs)):
+            x, y = np.delete(inputs, sample, axis=0), np.delete(targets(train), sample, axis=0)
+            weights = np.linalg.solve(x.T @ x + l2 * np.eye(14), x.T @ y)
+            right += int((inputs[sample] @ weights).argmax() == train.labels_N[sample])
+        assert left_out(train, factors, l2=l2) == right / len(inputs)
+        assert 0 < factors.leverage_N(l2).min() <= factors.leverage_N(l2).max() < 1
+
+
+def test_of_a_grid_the_best_on_shots_left_out_is_taken_and_all_are_told(clusters):
+    train = clusters(per_class=30, num_classes=8, width=40, spread=2.0)
+    test = clusters(per_class=50, num_classes=8, width=40, spread=2.0, seed=1)
+    found = evaluate(Fewshot(shots=(5, 10), l2=GRID), train=train, test=test)
+    for shots, one in found.items():
+        assert tuple(one.top1) == tuple(one.left_out) == GRID
+        best = max(one.left_out.values())
+        assert one.left_out[one.l2] == best
+        for l2 in GRID:
+            assert one.top1[l2] == evaluate(Fewshot(shots=(shots,), l2=l2), train=train, test=test)[shots].values
+
+
+def test_one_shot_falls_to_the_l2_of_the_reference(clusters):
+    found = evaluate(Fewshot(shots=(1,), l2=GRID), train=clusters(per_class=5), test=clusters(per_class=5, seed=1))
+    assert set(found[1].left_out.values()) == {0.0}
+    assert found[1].l2 == 2.0**10

@@ -11,7 +11,7 @@ def test_few_shot_constants_are_those_of_the_reference():
     assert Fewshot() == Fewshot(shots=(1, 5, 10, 25), seeds=(0, 1, 2), l2=1024.0)
 
 
-@pytest.mark.parametrize("config", [Fewshot(), Knn(), Linear()], ids=lambda config: type(config).__name__)
+@pytest.mark.parametrize("config", [Fewshot(), Fewshot(l2=(1.0, 1024.0)), Knn(), Linear()])
 def test_protocols_are_configs(config):
     assert decode(type(config), encode(config)) == config
 
@@ -23,6 +23,7 @@ def test_protocols_are_configs(config):
         (lambda: Fewshot(shots=(5, 1)), "^shots: must be rising"),
         (lambda: Fewshot(shots=(0,)), "^shots: .* at least 1"),
         (lambda: Fewshot(seeds=(1, 1)), "^seeds: must be one or more different"),
+        (lambda: Fewshot(l2=(32.0, 1.0)), "^l2: must be rising"),
         (lambda: Fewshot(l2=0.0), r"^l2: must be positive, got 0\.0$"),
         (lambda: Knn(temperature=float("nan")), "^temperature: must be positive, got nan"),
         (lambda: Knn(neighbours=(20, 10)), "^neighbours: must be rising"),

@@ -90,7 +90,7 @@ def test_the_features_are_those_of_the_whole_pre_trained_model_with_its_pre_logi
     assert model.pre_logits is not None
     train, test = (features_of(model, shards, split=split) for split in ("train", "val"))
     found = fewshot.evaluate(CONFIG.fewshot, train=train, test=test)
-    assert [row["values"] for row in rows[:2]] == [list(values) for values in found.values()]
+    assert [row["values"] for row in rows[:2]] == [list(one.values) for one in found.values()]
     file = (tmp_path / "features" / "train-000000050.npy").read_bytes()
     features_ND = np.load(io.BytesIO(file), allow_pickle=False)
     assert features_ND.dtype == np.float32
@@ -102,7 +102,7 @@ def test_random_weights_are_those_of_the_seed(tmp_path, weights, shards):
     rows = run(config, tmp_path, weights=weights, shards=shards)
     model = ViT(MODEL, generator=torch.Generator().manual_seed(7))
     train, test = (features_of(model, shards, split=split) for split in ("train", "val"))
-    assert rows[0]["values"] == list(fewshot.evaluate(config.fewshot, train=train, test=test)[1])
+    assert rows[0]["values"] == list(fewshot.evaluate(config.fewshot, train=train, test=test)[1].values)
     assert (rows[0]["init"], rows[0]["checkpoint"]) == ("random", "")
 
 
