@@ -84,6 +84,11 @@ class Counts:
         return self.loss_units / _UNIT / self._total
 
     @property
+    def confidence_M(self) -> tuple[float, ...]:
+        """The sum of confidences of each bin."""
+        return tuple(units / _UNIT for units in self.confidence_units_M)
+
+    @property
     def ece(self) -> float:
         """Expected calibration error: |accuracy - confidence| of each bin, weighted by its samples."""
         bins = zip(self.right_in_bin_M, self.confidence_units_M, strict=True)

@@ -26,7 +26,8 @@ _BLOCK_VALUES = 1 << 25  # logits in flight: 0.25 GiB of float64
 class Probe:
     """What a probe found: test `counts`, the `l2` taken, held-out accuracy per l2 (empty for a single l2).
 
-    `on_edge` says that the chosen l2 is the smallest or largest tried: a better one may lie outside.
+    `on_edge` says that the chosen l2 is the smallest or largest tried: a better one may lie outside. `predicted` is the
+    answer to every sample of the test split.
     """
 
     counts: Counts
@@ -34,6 +35,7 @@ class Probe:
     held_out: Mapping[float, float]
     on_edge: bool
     converged: bool
+    predicted: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,12 @@ class Fit:
             counts += count(_logits(inputs_ND[rows], self.weights_DK), labels_N[rows])
         return counts
 
+    def predicted(self, features: Features) -> tuple[int, ...]:
+        """The most likely class of every sample; of equally likely ones the lowest."""
+        inputs_ND, labels_N = _tensors(features, mean=self.mean, scale=self.scale)
+        blocks = _blocks(len(labels_N), features.num_classes)
+        return tuple(c for rows in blocks for c in _logits(inputs_ND[rows], self.weights_DK).argmax(dim=1).tolist())
+
 
 def evaluate(config: Linear, *, train: Features, test: Features) -> Probe:
     """Choose l2 on a held-out part of `train`, fit all of `train` with it, and count on `test`.
@@ -76,7 +84,8 @@ def evaluate(config: Linear, *, train: Features, test: Features) -> Probe:
     if not final.converged:
         log.warning("%s: the probe with l2 %g stopped after %d iterations", train.name, l2, config.max_iterations)
     on_edge = len(config.l2) > 1 and l2 in (config.l2[0], config.l2[-1])
-    return Probe(final.counts(test), l2, dict(sorted(tried.items())), on_edge, final.converged)
+    grid = dict(sorted(tried.items()))
+    return Probe(final.counts(test), l2, grid, on_edge, final.converged, final.predicted(test))
 
 
 def regularisation_path(config: Linear, *, train: Features) -> dict[float, Fit]:

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from math import isfinite
+from typing import Literal
+
+# Figures of a test split beside its top-1 (see `classify` and `detail`).
+Metric = Literal["top5", "mean_per_class", "loss", "ece"]
 
 REFERENCE_L2 = 2.0**10  # google-research/big_vision, evaluators/fewshot_lsr.py
 

@@ -1,13 +1,14 @@
 """Stage: fine-tune published weights, or the same model from random ones, on a task; and say how well that goes.
 
-<out>/trials/<name>.json   what a finished trial found; a killed run does only those that are missing
+<out>/trials/<name>.json            what a finished trial found; a killed run does only those that are missing
+<out>/tables/<protocol>-<name>.csv   shares by class, who is taken for whom, calibration
 """
 
 import dataclasses
 import itertools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,9 +17,9 @@ from pipeline import storage
 from pipeline.config import encode, execution, fingerprint
 from pipeline.data.view import EvalView, TrainView
 from pipeline.evals import compare
+from pipeline.evals.protocol import Metric
 from pipeline.models.origin import Init, Origin, with_new_head
 from pipeline.stage import Artifact, Cluster, Member, Track
-from pipeline.tracking import Result, log_result
 from pipeline.train.ledger import Ledger
 from pipeline.train.optim import Optim
 from pipeline.train.schedule import Schedule
@@ -27,6 +28,7 @@ from pipeline.train.trial import Images, Means, Setting, Trial
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Manifest
+    from pipeline.evals.detail import Detail
     from pipeline.evals.draw import Labelled
     from pipeline.evals.judge import Verdict
     from pipeline.train.fit import Fitted
@@ -41,6 +43,7 @@ class Finetune:
     Of every class `per_class` images are trained on (several numbers: one after the other; none: the whole split).
     The first seed's images choose among `lrs`, on a `held_out` share of each class that is left out for that; then
     every seed trains on all of its images and is judged on the whole test split. A seed draws images, order and views.
+    `metrics` are told beside top-1; `real` is the URI of real.json, for ImageNet-ReaL on ILSVRC's validation images.
     Machines are the stage's resources: `workers` above 1 makes a gang of each trial, else trials are single tasks
     with the CPUs and GPUs of a worker, side by side.
     """
@@ -61,6 +64,8 @@ class Finetune:
     precision: Literal["fp32", "bf16"] = "bf16"
     train_split: str = "train"
     test_split: str = "test"
+    metrics: tuple[Metric, ...] | None = None
+    real: str | None = None
     decode_threads: int = execution(1)
     micro_batch: int = execution(0)
     eval_batch: int = execution(256)
@@ -105,7 +110,8 @@ def finetune(
     """Top-1 on the test split over the seeds, at the learning rate that did best on held-out training images.
 
     Of equally good learning rates the one of the lower held-out loss is taken, then the lower one. Returns {"rows"},
-    one for each of `per_class`. ValueError for weights or shards that the config cannot use, before anything runs.
+    one for each of `per_class` and further metric. ValueError for weights or shards that the config cannot use, before
+    anything runs.
     """
     bench = _bench(config, out=out, cluster=cluster, weights=weights, shards=shards)
     track.params(encode(config))
@@ -114,9 +120,8 @@ def finetune(
     tried = bench.run(bench.choices(), cluster=cluster, track=track, title=f"{config.task}: choose lr")
     lrs = {number: bench.best(number, tried=tried) for number in bench.numbers}
     tested = bench.run(bench.finals(lrs), cluster=cluster, track=track, title=f"{config.task}: test")
-    rows = [bench.row(number, lr=lrs[number], tried=tried, tested=tested) for number in bench.numbers]
-    for row in rows:
-        log_result(track, Result(**{field.name: row[field.name] for field in dataclasses.fields(Result)}))
+    rows = list(bench.rows(lrs, tried=tried, tested=tested, track=track))
+    bench.detail.tell(rows, track=track)
     return {"rows": rows}
 
 
@@ -124,6 +129,7 @@ def _bench(config: Finetune, *, out: str, cluster: Cluster, weights: Artifact, s
     """Looks at what the config asks for; ValueError where the weights or the shards do not have it."""
     from pipeline.data.dataset import read_manifest
     from pipeline.data.whole import labels
+    from pipeline.evals.detail import Detail, asked
     from pipeline.evals.draw import Labelled
 
     manifest, origin = read_manifest(shards.uri), Origin.of(weights, init=config.init)
@@ -132,12 +138,13 @@ def _bench(config: Finetune, *, out: str, cluster: Cluster, weights: Artifact, s
         model = with_new_head(origin.model, num_classes=len(manifest.classes), image_px=config.view.image_px)
     except ValueError as error:
         raise ValueError(f"view.{error}") from error
+    detail = Detail.of(
+        shards.uri, split=config.test_split, manifest=manifest, metrics=config.metrics, answers=config.real
+    )
     labels_N = labels(shards.uri, split=config.train_split)
     names = ("micro_batch", "eval_batch", "keep_mib", "zero_stage", "speed", "checkpoint_every")
     setting = Setting(
-        identity=fingerprint(
-            [encode(config, identity=True), origin.checkpoint_digest, encode(origin.model), manifest.digest]
-        ),
+        identity=fingerprint([asked(config), origin.checkpoint_digest, encode(origin.model), manifest.digest]),
         out=out,
         shards=shards.uri,
         origin=origin,
@@ -155,7 +162,7 @@ def _bench(config: Finetune, *, out: str, cluster: Cluster, weights: Artifact, s
         ),
     )
     train = Labelled(labels_N, manifest.classes, f"{manifest.name} {config.train_split}")
-    return _Bench(config, setting, manifest, train)
+    return _Bench(config, setting, manifest, train, detail)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +173,7 @@ class _Bench:
     setting: Setting
     manifest: "Manifest"
     train: "Labelled"
+    detail: "Detail"
 
     @property
     def numbers(self) -> tuple[int | None, ...]:
@@ -203,25 +211,29 @@ class _Bench:
             )
         return max(sound, key=lambda lr: (found[lr]["top1"], -found[lr]["loss"], -lr)) if found else self.config.lrs[0]
 
-    def row(
-        self, number: int | None, *, lr: float, tried: Mapping[str, Any], tested: Mapping[str, Any]
-    ) -> Mapping[str, Any]:
-        """What the report compares."""
-        found = [tested[_final(number, seed)] for seed in self.config.seeds]
-        grid = {str(one): tried[_choice(number, one)]["top1"] for one in self.config.lrs} if tried else {}
-        details = {"lr": lr, "grid": grid, "losses": [result["loss"] for result in found]}
-        details |= {"train_images": len(self.train.images(number, seed=0)), "test_images": found[0]["images"]}
-        return compare.row(
-            task=self.config.task,
-            protocol=_protocol(number),
-            metric="top1",
-            values=[result["top1"] for result in found],
-            seeds=self.config.seeds,
-            init=self.config.init,
-            checkpoint=self.setting.origin.checkpoint,
-            checkpoint_digest=self.setting.origin.checkpoint_digest,
-            details=details,
-        )
+    def rows(
+        self, lrs: Mapping[int | None, float], *, tried: Mapping[str, Any], tested: Mapping[str, Any], track: Track
+    ) -> Iterator[Mapping[str, Any]]:
+        """What the report compares, of each number top-1 first; the tables behind it are written and tracked."""
+        config, origin = self.config, self.setting.origin
+        for number, lr in lrs.items():
+            found = [tested[_final(number, seed)] for seed in config.seeds]
+            grid = {str(one): tried[_choice(number, one)]["top1"] for one in config.lrs} if tried else {}
+            details = {"lr": lr, "grid": grid, "losses": [result["loss"] for result in found]}
+            details |= {"train_images": len(self.train.images(number, seed=0)), "test_images": found[0]["images"]}
+            row = compare.row(
+                task=config.task,
+                protocol=_protocol(number),
+                metric="top1",
+                values=[result["top1"] for result in found],
+                seeds=config.seeds,
+                init=config.init,
+                checkpoint=origin.checkpoint,
+                checkpoint_digest=origin.checkpoint_digest,
+                details=details,
+            )
+            self.detail.publish(row, results=found, out=self.setting.out, track=track)
+            yield from (row, *self.detail.rows(row, results=found))
 
     def run(
         self, trials: Mapping[str, Trial], *, cluster: Cluster, track: Track, title: str
@@ -256,7 +268,7 @@ def run_trial(trial: Trial) -> Mapping[str, Any]:
     from pipeline.train.fit import fit_alone
 
     fitted = fit_alone(trial)
-    return _found(fitted, judge(fitted.outputs(), num_classes=trial.setting.model.num_classes))
+    return _found(trial, fitted, judge(fitted.outputs(), num_classes=trial.setting.model.num_classes))
 
 
 def run_member(member: Member, trial: Trial) -> Mapping[str, Any]:
@@ -266,17 +278,13 @@ def run_member(member: Member, trial: Trial) -> Mapping[str, Any]:
 
     fitted = fit_together(trial, member=member)
     own = judge(fitted.outputs(), num_classes=trial.setting.model.num_classes)
-    return _found(fitted, summed(own, device=fitted.device))
+    return _found(trial, fitted, summed(own, device=fitted.device))
 
 
-def _found(fitted: "Fitted", verdict: "Verdict") -> Mapping[str, Any]:
-    return {
-        "top1": verdict.top1,
-        "loss": verdict.loss,
-        "diverged": verdict.diverged,
-        "images": verdict.counts.num_samples,
-        "train_loss": fitted.loss if math.isfinite(fitted.loss) else None,
-    }
+def _found(trial: Trial, fitted: "Fitted", verdict: "Verdict") -> Mapping[str, Any]:
+    """What a trial found; of one that is tested, every answer."""
+    own = verdict.found(whole=trial.judge.split != trial.train.split)
+    return {**own, "train_loss": fitted.loss if math.isfinite(fitted.loss) else None}
 
 
 def _protocol(number: int | None) -> str:

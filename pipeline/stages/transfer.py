@@ -2,6 +2,7 @@
 
 <out>/features/<split>-<first>.npy   features of some samples; a killed run extracts only those that are missing
 <out>/evaluations/<evaluator>.json   what a finished evaluator found
+<out>/tables/linear-<name>.csv       shares by class, who is taken for whom, calibration
 """
 
 import dataclasses
@@ -15,11 +16,10 @@ from pipeline import storage
 from pipeline.config import encode, execution, fingerprint
 from pipeline.data.view import EvalView
 from pipeline.evals import compare
-from pipeline.evals.protocol import Fewshot, Knn, Linear
+from pipeline.evals.protocol import Fewshot, Knn, Linear, Metric
 from pipeline.models.origin import Init, Origin
 from pipeline.models.variant import nearest_multiples
 from pipeline.stage import Artifact, Cluster, Track
-from pipeline.tracking import Result, log_result
 from pipeline.train.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -27,14 +27,17 @@ if TYPE_CHECKING:
     from pipeline.evals.features import Features
 
 Row = Mapping[str, Any]
+Found = Mapping[str, Any]  # {"rows"}, and for `evals.detail` what the test split was answered with as {"tested"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
     """Features as arXiv 2010.11929 has them for few-shot: what the head of pre-training gets, pre-logits included.
 
-    Every evaluator that is given is run, with its own seeds. `seed` draws the weights of init "random". Tasks have the
-    CPUs and GPUs of a worker of the stage's resources. slice_images: images a task extracts.
+    Every evaluator that is given is run, with its own seeds. Of the linear probe, which has probabilities, `metrics`
+    are told beside top-1 and, with `real`, the URI of real.json, ImageNet-ReaL on ILSVRC's validation images. `seed`
+    draws the weights of init "random". Tasks have the CPUs and GPUs of a worker of the stage's resources.
+    slice_images: images a task extracts.
     """
 
     task: str
@@ -47,6 +50,8 @@ class Transfer:
     precision: Literal["fp32", "bf16"] = "fp32"
     train_split: str = "train"
     test_split: str = "test"
+    metrics: tuple[Metric, ...] | None = None
+    real: str | None = None
     decode_threads: int = execution(1)
     batch: int = execution(256)
     slice_images: int = execution(2048)
@@ -100,19 +105,24 @@ class Evaluation:
 def transfer(
     config: Transfer, *, out: str, cluster: Cluster, track: Track, weights: Artifact, shards: Artifact
 ) -> Mapping[str, Any]:
-    """Top-1 on the test split under every protocol: {"rows"}, one for each number of shots and of neighbours.
+    """Top-1 on the test split under every protocol: {"rows"}, one for each number of shots and of neighbours, and the
+    further metrics of the linear probe.
 
     ValueError for weights or shards that the config cannot use.
     """
     from pipeline.data.dataset import read_manifest
+    from pipeline.evals.detail import Detail, asked
 
     manifest, origin = read_manifest(shards.uri), Origin.of(weights, init=config.init)
+    detail = Detail.of(
+        shards.uri, split=config.test_split, manifest=manifest, metrics=config.metrics, answers=config.real
+    )
     if config.view.image_px % origin.model.patch_px:
         raise ValueError(f"view.image_px: {nearest_multiples(config.view.image_px, origin.model.patch_px)}")
     track.params(encode(config))
     track.tags({"checkpoint": origin.checkpoint, "checkpoint_digest": origin.checkpoint_digest})
     slices = _slices(config, out=out, cluster=cluster, origin=origin, shards=shards.uri, manifest=manifest)
-    what = [encode(config, identity=True), origin.checkpoint_digest, encode(origin.model), manifest.digest]
+    what = [asked(config), origin.checkpoint_digest, encode(origin.model), manifest.digest]
     ledger = Ledger(storage.join(out, "features"), fingerprint([*what, config.slice_images]))
     ledger.map(extract, slices, cluster=cluster, title=f"{config.task}: features")
     train, test = (tuple(s.uri for s in slices.values() if s.split == split) for split in _splits(config))
@@ -125,8 +135,10 @@ def transfer(
     for split in _splits(config):
         track.dataset(name=manifest.name, digest=manifest.digest, source=shards.uri, context=split)
     rows = [_row(config, origin, part) for name in config.evaluators for part in found[name]["rows"]]
-    for row in rows:
-        log_result(track, Result(**{field.name: row[field.name] for field in dataclasses.fields(Result)}))
+    if tested := found.get("linear", {}).get("tested"):
+        detail.publish(rows[-1], results=[tested], out=out, track=track)
+        rows += detail.rows(rows[-1], results=[tested])
+    detail.tell(rows, track=track)
     return {"rows": rows}
 
 
@@ -203,8 +215,7 @@ def evaluate(evaluation: Evaluation) -> Mapping[str, Any]:
     config = evaluation.config
     train = _features(evaluation, config.train_split, files=evaluation.train)
     test = _features(evaluation, config.test_split, files=evaluation.test)
-    rows: Sequence[Row] = _EVALUATORS[evaluation.evaluator](config, train, test)
-    return {"rows": rows}
+    return _EVALUATORS[evaluation.evaluator](config, train, test)
 
 
 def _features(evaluation: Evaluation, split: str, *, files: Sequence[str]) -> "Features":
@@ -218,7 +229,7 @@ def _features(evaluation: Evaluation, split: str, *, files: Sequence[str]) -> "F
     return Features(np.concatenate(parts), labels_N, manifest.classes, f"{manifest.name} {split}")
 
 
-def _fewshot(config: Transfer, train: "Features", test: "Features") -> list[Row]:
+def _fewshot(config: Transfer, train: "Features", test: "Features") -> Found:
     from pipeline.evals import fewshot
 
     assert config.fewshot is not None, "it was asked for"
@@ -232,30 +243,32 @@ def _fewshot(config: Transfer, train: "Features", test: "Features") -> list[Row]
             left_out = {str(l2): share for l2, share in one.left_out.items()}
             row["details"] = {"l2": one.l2, "grid": left_out, "by_l2": tested}
         rows.append(row)
-    return rows
+    return {"rows": rows}
 
 
-def _knn(config: Transfer, train: "Features", test: "Features") -> list[Row]:
+def _knn(config: Transfer, train: "Features", test: "Features") -> Found:
     """Nothing is drawn here, so the one seed is that of the model."""
     from pipeline.evals import knn
 
     assert config.knn is not None, "it was asked for"
     found = knn.evaluate(config.knn, train=train, test=test)
-    return [{"protocol": f"knn-{k}", "values": [top1], "seeds": [config.seed]} for k, top1 in found.items()]
+    rows = [{"protocol": f"knn-{k}", "values": [top1], "seeds": [config.seed]} for k, top1 in found.items()]
+    return {"rows": rows}
 
 
-def _linear(config: Transfer, train: "Features", test: "Features") -> list[Row]:
+def _linear(config: Transfer, train: "Features", test: "Features") -> Found:
     from pipeline.evals import linear
 
     assert config.linear is not None, "it was asked for"
     probe = linear.evaluate(config.linear, train=train, test=test)
     grid = {str(l2): top1 for l2, top1 in probe.held_out.items()}
     details = {"l2": probe.l2, "grid": grid, "converged": probe.converged, "loss": probe.counts.loss}
-    seeds = [config.linear.seed]
-    return [{"protocol": "linear", "values": [probe.counts.top1], "seeds": seeds, "details": details}]
+    row = {"protocol": "linear", "values": [probe.counts.top1], "seeds": [config.linear.seed], "details": details}
+    tested = {"counts": probe.counts.pack().tolist(), "predicted": list(probe.predicted), "diverged": False}
+    return {"rows": [row], "tested": tested}
 
 
-_EVALUATORS: Mapping[str, Callable[[Transfer, "Features", "Features"], list[Row]]] = {
+_EVALUATORS: Mapping[str, Callable[[Transfer, "Features", "Features"], Found]] = {
     "fewshot": _fewshot,
     "knn": _knn,
     "linear": _linear,

@@ -161,6 +161,31 @@ def test_every_trial_and_every_row_is_tracked(tmp_path, weights, shards):
     assert track.told_params["steps"] == 10
 
 
+def test_further_metrics_are_rows_of_their_own_and_tables_lie_beside_the_trials(tmp_path, weights, shards):
+    track = NullTrack()
+    config = dataclasses.replace(CONFIG, metrics=("mean_per_class", "ece"), lrs=(0.03,))
+    rows = run(config, tmp_path, weights=weights, shards=shards, track=track)
+    assert [row["metric"] for row in rows] == ["top1", "mean_per_class", "ece"]
+    assert rows[1]["mean"] == pytest.approx(rows[0]["mean"])  # "val" has equally many of every class
+    assert (rows[2]["seeds"], rows[2]["checkpoint_digest"]) == ([0, 1], weights.result["digest"])
+    names = sorted(file.name for file in (tmp_path / "tables").iterdir())
+    assert names == [f"finetune-3shot-{name}.csv" for name in ("calibration", "confusion", "per-class")]
+    assert "tables/finetune-3shot-confusion.json" in track.told_artifacts
+    lines = (tmp_path / "tables" / "finetune-3shot-per-class.csv").read_text().splitlines()
+    assert lines[0] == "label,class,images,seed 0,seed 1,mean"
+    shares = [float(line.split(",")[-1]) for line in lines[1:]]
+    assert np.mean(shares) == pytest.approx(rows[0]["mean"])
+    assert list(track.told_metrics[-1][1].values()) == [rows[0]["mean"]]  # the headline is top-1
+
+
+def test_real_is_for_imagenet_and_said_before_anything_runs(tmp_path, weights, shards):
+    machines = Machines()
+    config = dataclasses.replace(CONFIG, real="real.json")
+    with pytest.raises(ValueError, match="real: fractals-4 has 4 classes; ReaL is about the 1000 of ImageNet-1k"):
+        run(config, tmp_path, weights=weights, shards=shards, cluster=machines)
+    assert machines.ran == []
+
+
 # Which images
 
 
@@ -367,6 +392,9 @@ def test_a_gang_finds_what_one_device_finds(tmp_path, weights, shards, pair, zer
     assert row["values"] == pytest.approx([alone["top1"]], abs=1 / 80)
     assert row["details"]["losses"] == pytest.approx([alone["loss"]], rel=1e-3)
     assert row["details"]["test_images"] == 80  # 80 images in two parts of 40, none counted twice
+    (entry,) = (json.loads(file.read_bytes()) for file in (tmp_path / "gang" / "trials").iterdir())
+    answers = np.array(entry["result"]["predicted"])
+    assert (answers == labels(shards.uri, split="val")).mean() == row["mean"]  # each in the place of its image
     assert [entry.name for entry in (tmp_path / "gang" / "trials").iterdir()] == ["finetune-3shot-seed0.json"]
     ran = len(pair.ran)
     assert run(config, tmp_path / "gang", weights=weights, shards=shards, cluster=pair) == [row]

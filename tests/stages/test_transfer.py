@@ -147,6 +147,24 @@ def test_rows_are_tracked_as_results(tmp_path, weights, shards):
     assert [entry["context"] for entry in track.told_datasets] == ["train", "val"]
 
 
+def test_of_the_linear_probe_further_metrics_and_tables_are_told(tmp_path, weights, shards):
+    track, config = NullTrack(), dataclasses.replace(CONFIG, fewshot=None, knn=None, metrics=("top5", "ece"))
+    rows = run(config, tmp_path, weights=weights, shards=shards, track=track)
+    assert [(row["protocol"], row["metric"]) for row in rows] == [("linear", name) for name in ("top1", "top5", "ece")]
+    assert rows[1]["values"] == [1.0]  # of four classes
+    assert "tables/linear-per-class.csv" in track.told_artifacts
+    cells = [line.split(",") for line in (tmp_path / "tables" / "linear-confusion.csv").read_text().splitlines()[1:]]
+    same = sum(int(images) for label, answered, images, _ in cells if label == answered)
+    assert same / 80 == rows[0]["mean"]
+
+
+def test_a_grid_of_l2_in_few_shot_says_what_it_was_chosen_by(tmp_path, weights, shards):
+    config = dataclasses.replace(CONFIG, fewshot=Fewshot(shots=(5,), l2=(1.0, 2.0**10)), knn=None, linear=None)
+    (row,) = run(config, tmp_path, weights=weights, shards=shards)
+    assert list(row["details"]["grid"]) == list(row["details"]["by_l2"]) == ["1.0", "1024.0"]
+    assert row["values"] == row["details"]["by_l2"][str(row["details"]["l2"])]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
