@@ -1,9 +1,8 @@
 """Few-shot accuracy of frozen features: least squares on {-1, 1} targets, in closed form. Knows no model.
 
 The constants are those of big_vision's evaluators/fewshot_lsr.py, which the ViT papers report; the arithmetic is
-float64 where the reference is float32. Of several l2 the reference takes the best on the test images; here the shots
-themselves decide, each judged by the fit to all others. Dimension key: N samples, D width with the bias, K classes,
-R rank, L values of l2.
+float64 where the reference is float32. Of several l2 the shots themselves choose, each judged by the fit to all others:
+no image of the test split has a say. Dimension key: N samples, D width with the bias, K classes, R rank, L values of l2.
 """
 
 import math

@@ -5,11 +5,12 @@ test split after fine-tuning; ImageNet-ReaL is the metric "real" of the task ima
 named `vtab/<task>` (see `vtab`). A model is named as in the tables without "ViT-", what it was pre-trained on as below.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pipeline.evals import vtab
+from pipeline.evals import compare, vtab
 
 IMAGENET_1K, IMAGENET_21K, JFT_300M = "imagenet1k", "imagenet21k", "jft300m"
 
@@ -143,6 +144,18 @@ def paper_value(model: str, *, data: str, task: str, metric: str = "top1", proto
     """The mean of `find`, a share in [0, 1], or None."""
     found = find(model, data=data, task=task, metric=metric, protocol=protocol)
     return found.mean if found else None
+
+
+def beside(pair: compare.Pair, *, model: str, data: str) -> tuple[str, str]:
+    """The paper's score where the pair has its pre-trained one, and ours less the paper's, as cells beside those of
+    `compare.cells`; a dash where there is none.
+    """
+    found = find(model, data=data, task=pair.task, metric=pair.metric, protocol=pair.protocol)
+    if found is None:
+        return "–", "–"
+    own = pair.pretrained.mean if pair.pretrained else math.nan
+    difference = compare.figure(own - found.mean, metric=pair.metric, sign=True) if math.isfinite(own) else "–"
+    return compare.figure(found.mean, metric=pair.metric), difference
 
 
 def _model(name: str) -> str:

@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.data import shards
+from pipeline.data.dataset import Manifest, write_manifest
+from pipeline.datasets.fractals import Fractals
+from pipeline.datasets.source import Sample
 from pipeline.evals import compare
 from pipeline.evals.classify import count
 from pipeline.evals.detail import Detail, asked
@@ -78,6 +82,22 @@ def test_real_is_one_of_them():
         assert value == sum(right) / 6
     assert one["metric"] == "real"
     assert compare.is_share("real")
+
+
+def test_real_finds_the_number_of_an_image_in_the_name_it_had(tmp_path):
+    picture = next(iter(Fractals(1, per_class=1, image_px=8).samples("train", [0])))
+    names = [f"val/n0000000{label}/ILSVRC2012_val_{number:08d}.JPEG" for label, number in ((0, 3), (1, 1), (2, 2))]
+    samples = [Sample(name, picture.image, "png", label=label) for label, name in enumerate(names)]
+    shard = shards.write_shard(str(tmp_path), name="val/000000.tar", samples=enumerate(samples))
+    classes = tuple(f"n{label:08d}" for label in range(1000))
+    manifest = Manifest("imagenet1k", classes, {"val": (shard,)}, {"val": (1, 1, 1, *[0] * 997)}, {}, 0)
+    write_manifest(str(tmp_path), manifest)
+    answers = tmp_path / "real.json"
+    answers.write_text(json.dumps([[1], [], [0, 7], *[[0]] * 49_997]))
+    detail = Detail.of(str(tmp_path), split="val", manifest=manifest, metrics=None, answers=str(answers))
+    assert detail.numbers == (3, 1, 2)
+    results = [{"diverged": False, "predicted": predicted} for predicted in ([7, 5, 2], [0, 1, 0])]
+    assert detail.rows(row(), results=results)[0]["values"] == [1 / 2, 1.0]  # of images 3 and 1
 
 
 def test_of_a_seed_that_diverged_shares_are_nothing_and_there_is_no_loss():

@@ -2,7 +2,7 @@ import collections
 
 import pytest
 
-from pipeline.evals import paper, vtab
+from pipeline.evals import compare, paper, vtab
 
 WITH_VTAB = [("H/14", paper.JFT_300M), ("L/16", paper.JFT_300M), ("L/16", paper.IMAGENET_21K)]
 
@@ -84,3 +84,25 @@ def test_every_share_is_a_share_and_the_scaling_table_agrees_with_table_5():
         assert paper.paper_value(model, data="jft", task="imagenet1k") == pytest.approx(
             by_model[model, epochs], abs=1e-9
         )
+
+
+@pytest.mark.parametrize(
+    ("task", "protocol", "init", "cells"),
+    [
+        ("pets", "finetune", "pretrained", ("94.43", "−0.43")),
+        ("pets", "finetune", "random", ("94.43", "–")),
+        ("pets", "5-shot", "pretrained", ("–", "–")),
+        ("digits", "finetune", "pretrained", ("–", "–")),
+    ],
+)
+def test_a_pair_stands_beside_the_paper(task, protocol, init, cells):
+    row = {
+        "task": task,
+        "protocol": protocol,
+        "metric": "top1",
+        "init": init,
+        "checkpoint": "",
+        "checkpoint_digest": "",
+    }
+    (pair,) = compare.table([compare.row(values=[0.93, 0.95], seeds=[0, 1], **row)])
+    assert paper.beside(pair, model="ViT-B/16", data="ImageNet-21k") == cells
