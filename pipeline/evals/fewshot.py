@@ -2,7 +2,7 @@
 
 The constants are those of big_vision's evaluators/fewshot_lsr.py, which the ViT papers report; the arithmetic is
 float64 where the reference is float32. Of several l2 the shots themselves choose, each judged by the fit to all others:
-no image of the test split has a say. Dimension key: N samples, D width with the bias, K classes, R rank, L values of l2.
+no test image has a say. Dimension key: N samples, D width with the bias, K classes, R rank, L values of l2.
 """
 
 import math
