@@ -42,8 +42,13 @@ class Snapshot:
 
     def reserve(self, num_bytes: int) -> None:
         """Have memory at hand for about so much. Does not hold up other threads."""
-        if num_bytes:
-            os.posix_fallocate(self._descriptor, 0, num_bytes)
+        try:
+            os.posix_fallocate(self._descriptor, 0, max(1, num_bytes))
+        except OSError as error:
+            raise RuntimeError(
+                f"a checkpoint needs {num_bytes / 1e9:.3g} GB of the host's memory in every worker, and there is no room "
+                f"({error.strerror}); give workers more memory, or divide the state among more of them"
+            ) from error
 
     def take(self, fragments: Iterable[Fragment]) -> None:
         """Copy the values of `fragments`, in fp32; when this returns they may change."""

@@ -32,7 +32,8 @@ from typing import Any
 
 import torch
 import torch.distributed
-import torch.distributed.checkpoint as dcp
+import torch.distributed.checkpoint
+import torch.multiprocessing
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -47,6 +48,8 @@ from pipeline.train.saver import Saver
 from pipeline.train.task import Batch, Task
 from tests.fakes import FakeMember
 
+DCP: Any = torch.distributed.checkpoint  # whose types say less than it takes
+SPAWN: Any = torch.multiprocessing.spawn  # pyright: ignore[reportPrivateImportUsage]
 IMAGE_PX, CLASSES = 32, 10
 MODELS = {"Ti": "Ti/16", "S": "S/16", "B": "B/16", "L": "L/16"}
 
@@ -96,11 +99,11 @@ class Dcp:
         return {f"{f.name}|{f.state}|{f.start}": f.values.detach() for f in self._engine.fragments()}
 
     def save(self) -> Callable[[], None]:
-        under_way: Any = dcp.async_save(self._state(), checkpoint_id=str(self._folder), process_group=self._group)
+        under_way = DCP.async_save(self._state(), checkpoint_id=str(self._folder), process_group=self._group)
         return under_way.result
 
     def restore(self) -> None:
-        dcp.load(self._state(), checkpoint_id=str(self._folder))
+        DCP.load(self._state(), checkpoint_id=str(self._folder))
 
 
 def on_rank(rank: int, asked: argparse.Namespace, folder: str) -> None:
@@ -229,7 +232,7 @@ def main() -> None:
     told.add_argument("--out", help="a file for the JSON")
     asked = told.parse_args()
     with tempfile.TemporaryDirectory(dir=asked.folder, prefix="tessera-bench-") as folder:
-        torch.multiprocessing.spawn(on_rank, (asked, folder), nprocs=asked.ranks)
+        SPAWN(on_rank, (asked, folder), nprocs=asked.ranks)
         seen = json.loads(Path(folder, "seen.json").read_text())
     about = {
         "bench": "checkpoint",

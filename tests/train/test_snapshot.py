@@ -1,5 +1,6 @@
 """The copy of what a rank holds: valid safetensors, in memory that is used again."""
 
+import errno
 import os
 
 import pytest
@@ -70,6 +71,15 @@ def test_what_was_reserved_in_vain_is_given_back():
     snapshot.take(state(sizes=(MIB // 4,)))
     assert allocated_bytes(snapshot) < 1.1 * MIB
     assert snapshot.path.stat().st_size == snapshot.num_bytes
+
+
+def test_memory_that_is_not_to_be_had_is_told_as_what_it_is(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RuntimeError, match=r"needs 2\.5 GB of the host's memory in every worker, and there is no room"):
+        Snapshot().reserve(2_500_000_000)
 
 
 def test_the_state_is_in_memory_once_more_while_it_is_written(tmp_path):
