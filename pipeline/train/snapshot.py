@@ -46,7 +46,7 @@ class Snapshot:
             os.posix_fallocate(self._descriptor, 0, max(1, num_bytes))
         except OSError as error:
             raise RuntimeError(
-                f"a checkpoint needs {num_bytes / 1e9:.3g} GB of the host's memory in every worker, and there is no room "
+                f"a checkpoint needs {num_bytes / 1e9:.3g} GB of host memory in every worker, and there is no room "
                 f"({error.strerror}); give workers more memory, or divide the state among more of them"
             ) from error
 

@@ -78,7 +78,7 @@ def test_memory_that_is_not_to_be_had_is_told_as_what_it_is(monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(RuntimeError, match=r"needs 2\.5 GB of the host's memory in every worker, and there is no room"):
+    with pytest.raises(RuntimeError, match=r"needs 2\.5 GB of host memory in every worker, and there is no room"):
         Snapshot().reserve(2_500_000_000)
 
 
