@@ -202,6 +202,7 @@ def figures(world: World) -> dict:
         found["kill_to_next_checkpoint_s"] = {
             "median": round(statistics.median(seconds), 1),
             "p90": round(seconds[int(0.9 * (len(seconds) - 1))], 1),
+            **{f"median_{name}": _median_s(killed, name) for name in ("processes_s", "ready_s")},
         }
     restarts = {"by itself": BY_ITSELF, "by the same command": BY_HAND}
     found["restarts"] = {name: sum(one.fault.kind in some for one in world.told) for name, some in restarts.items()}

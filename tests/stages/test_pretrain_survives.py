@@ -17,6 +17,7 @@ from tests.gang import gang
 from tests.stages.test_pretrain import CONFIG
 
 GUARDS = Guards(sigma=0, in_row=2, back=2, most_returns=1)
+QUIET = ("steps", "checkpoint", "straggler")  # which rank is slow on a busy machine is another question
 LONG = dataclasses.replace(
     CONFIG, steps=14, checkpoint_every=2, keep_checkpoints=9, log_every=1, guards=GUARDS, audit=True
 )
@@ -62,7 +63,7 @@ def _pretrain(config, folder, *, cluster, shards, does=None, monkeypatch=None):
 
 def _events(folder):
     rows = [json.loads(line) for line in (folder / "out" / "events.jsonl").read_text().splitlines()]
-    return [(row["event"], row["step"]) for row in rows if row["event"] not in ("steps", "checkpoint")]
+    return [(row["event"], row["step"]) for row in rows if row["event"] not in QUIET]
 
 
 def test_a_run_goes_back_passes_the_batches_over_and_ends(shards, tmp_path, monkeypatch):
