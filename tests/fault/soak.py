@@ -13,6 +13,7 @@ import collections
 import contextlib
 import json
 import logging
+import math
 import os
 import platform
 import statistics
@@ -201,7 +202,7 @@ def figures(world: World) -> dict:
         seconds = sorted(one.recovered_s for one in killed)
         found["kill_to_next_checkpoint_s"] = {
             "median": round(statistics.median(seconds), 1),
-            "p90": round(seconds[int(0.9 * (len(seconds) - 1))], 1),
+            "p90": round(seconds[math.ceil(0.9 * len(seconds)) - 1], 1),
             **{f"median_{name}": _median_s(killed, name) for name in ("processes_s", "ready_s")},
         }
     restarts = {"by itself": BY_ITSELF, "by the same command": BY_HAND}
