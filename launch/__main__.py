@@ -101,12 +101,17 @@ def run(
 @app.command()
 def plan(
     recipe: Annotated[str, typer.Argument(help="A recipe in configs/, or a .py file.")],
-    gpus: Annotated[int | None, typer.Option(help="Say more of this number of GPUs.")] = None,
-    gpu: Annotated[str, typer.Option(help="h100, h200 or a100.")] = "h100",
+    gpus: Annotated[
+        int | None, typer.Option(help="Say more of this number of GPUs. Default: the recipe's workers.")
+    ] = None,
+    gpu: Annotated[str, typer.Option(help="h100, h200, a100, a100-40, b200 or l40s.")] = "h100",
     images_per_s: Annotated[
         float | None, typer.Option(help="Measured on one GPU, by tests/bench/step.py. Default: 40 % of the peak.")
     ] = None,
     network_gbps: Annotated[float, typer.Option(help="Gbit/s of a GPU's network card.")] = 400,
+    storage_gbps: Annotated[float, typer.Option(help="Gbit/s that a node writes to storage.")] = 10,
+    price: Annotated[float | None, typer.Option(help="$ for an hour of a GPU. Default: no cost is told.")] = None,
+    mtbf_hours: Annotated[float, typer.Option(help="Hours of one GPU from a fault to the next.")] = 50_000,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="STAGE.PATH=VALUE", help="Change a value; repeatable.")
     ] = None,
@@ -114,16 +119,19 @@ def plan(
     output: Annotated[PlanOutput, typer.Option()] = PlanOutput.table,
     debug: Debug = False,
 ) -> None:
-    """Predict pre-training on 1 to 4096 GPUs: memory, traffic, step time and days, under ZeRO-1, 2 and 3."""
+    """Predict pre-training on a number of GPUs, before they are paid for: time, cost, memory, traffic, checkpoints.
+
+    And on 1 to 4096 of them, a line each. What does not fit is refused, with what would.
+    """
     with errors(debug=debug):
-        from launch import forecast
+        from launch import forecast, forecast_text
         from launch.recipe import load
 
-        stages = load(recipe, assignments=settings or []).stages
-        found = forecast.forecast(stages, gpu=gpu, gpus=gpus, images_per_s=images_per_s, network_gbps=network_gbps)
+        asked = forecast.Asked(gpu, gpus, images_per_s, network_gbps, storage_gbps, price, mtbf_hours)
+        found = forecast.forecast(load(recipe, assignments=settings or []).stages, asked)
         if plot:
-            forecast.draw(found, plot)
-        typer.echo(forecast.render(found, gpus=gpus, output=output.value))
+            forecast_text.draw(found, plot)
+        typer.echo(forecast_text.render(found, output=output.value))
 
 
 @app.command()

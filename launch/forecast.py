@@ -1,157 +1,136 @@
-"""`tessera plan`: what pre-training a recipe would take on 1 to 4096 GPUs, as a table, JSON or a figure."""
+"""`tessera plan`: what pre-training a recipe would take on 1 to 4096 GPUs. Knows not how that is printed."""
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from pipeline.models import flops, scaling
-from pipeline.models.scaling import Machine, Point, Training
+from launch.interruption import GPU_MTBF_H, RESTART_S, Upkeep, upkeep
+from launch.remedy import Setup, check
+from pipeline.models import flops, memory, scaling
+from pipeline.models.machine import MACHINES, Machine
+from pipeline.models.memory import Load
+from pipeline.models.scaling import MFU, USABLE, Point, Training
 from pipeline.stage import Stage, in_order
 from pipeline.stages.pretrain import Pretrain
+from pipeline.train import optim
 
-MFU = 0.4  # of one GPU where nothing was measured: NVIDIA reports 43 % for ViT-g/14 on A100, 28 % on H100
+__all__ = ["MFU", "Asked", "Forecast", "forecast"]
+
 GPUS = tuple(2**i for i in range(13))
-STAGES = (1, 2, 3)
-CHECKPOINT_BYTES = 12  # a parameter: fp32 master and two moments
+ZERO_STAGES = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says. `gpus` is the number to say more of, None for the recipe's own.
+
+    storage_gbps: what a node writes. price: of an hour of a GPU. mtbf_hours: from one fault of a GPU to the next.
+    """
+
+    gpu: str = "h100"
+    gpus: int | None = None
+    images_per_s: float | None = None
+    network_gbps: float = 400
+    storage_gbps: float = 10
+    price: float | None = None
+    mtbf_hours: float = GPU_MTBF_H
+
+    def __post_init__(self) -> None:
+        if self.gpu.lower() not in MACHINES:
+            raise ValueError(f"--gpu: {self.gpu!r} is not one of {', '.join(MACHINES)}")
+        for name in ("gpus", "images_per_s", "network_gbps", "storage_gbps", "price", "mtbf_hours"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"--{name.replace('_', '-')}: must be positive, got {value:g}")
+
+    @property
+    def machine(self) -> Machine:
+        return dataclasses.replace(MACHINES[self.gpu.lower()], network=self.network_gbps * 1e9 / 8)
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The points of every number of GPUs and ZeRO stage that is possible. `measured` says where `rate` comes from."""
+    """The points of every number of GPUs and ZeRO stage that is possible. `gpus`: the number to say more of."""
 
     stage: str
+    config: Pretrain
     machine: Machine
     training: Training
-    steps: int
-    measured: bool
+    asked: Asked
+    gpus: int | None
     points: tuple[Point, ...]
 
-    def at(self, gpus: int) -> list[Point]:
-        return [point for point in self.points if point.gpus == gpus]
+    @property
+    def chosen(self) -> Point | None:
+        """`gpus` of them, as the recipe is."""
+        return next((p for p in self.points if (p.gpus, p.zero_stage) == (self.gpus, self.config.zero_stage)), None)
 
     @property
-    def assumptions(self) -> str:
-        machine, source = self.machine, "measured" if self.measured else f"assumed, {MFU:.0%} of the peak"
+    def total_flops(self) -> int:
+        return self.config.steps * self.config.global_batch * flops.train_flops(self.config.model)
+
+    def upkeep(self, point: Point) -> Upkeep:
+        """Of checkpoints that hold fp32 weights and the optimizer's moments, as often as the recipe saves them."""
+        values = (1 + self.training.load.moments) * flops.num_parameters(self.config.model)
+        return upkeep(
+            memory.MASTER_BYTES * values,
+            gpus=point.gpus,
+            machine=self.machine,
+            every_s=self.config.checkpoint_every * point.step_s,
+            storage=self.asked.storage_gbps * 1e9 / 8,
+            gpu_mtbf_h=self.asked.mtbf_hours,
+        )
+
+    def days(self, point: Point) -> float:
+        """Steps x time of a step, over the share of the time that is not lost to checkpoints and faults."""
+        kept = 1 - self.upkeep(point).lost
+        return self.config.steps * point.step_s / 86400 / kept if kept else math.inf
+
+    def gpu_hours(self, point: Point) -> float:
+        return 24 * self.days(point) * point.gpus
+
+    def cost(self, point: Point) -> float | None:
+        """GPU hours x price; None where no price was given."""
+        return None if self.asked.price is None else self.asked.price * self.gpu_hours(point)
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the figures rest on beside the recipe, a line each."""
+        machine, load = self.machine, self.training.load
+        peak = machine.peak_flops if load.precision == "bf16" else machine.peak_flops_fp32
+        source = "measured"
+        if self.asked.images_per_s is None:
+            source = f"{MFU:.0%} of {peak / 1e12:.0f} TFLOP/s in {load.precision}; --images-per-s if you measured it"
         return (
-            f"{self.training.rate:.0f} images/s on one {machine.name} ({source}); NVLink {machine.nvlink / 1e9:.0f} "
-            f"and network {machine.network / 1e9:.0f} GB/s a GPU, {machine.reached:.0%} of them reached; "
-            f"{machine.gpus_per_node} GPUs a node; global batch {self.training.global_batch}"
+            f"{self.training.rate:,.0f} images/s on one {machine.name}: {source}",
+            "as many however few images it computes at once, though a handful use it less",
+            f"GB/s of a GPU: {machine.link / 1e9:.0f} in its node of {machine.gpus_per_node}, "
+            f"{machine.network / 1e9:g} to others (--network-gbps), {machine.host / 1e9:.0f} to its host, "
+            f"{machine.reached:.0%} reached",
+            f"a node writes {self.asked.storage_gbps / 8:g} GB/s to storage (--storage-gbps)",
+            f"{USABLE:.0%} of {machine.memory_gib:g} GiB can be used; the rest is CUDA's and lost between tensors",
+            f"a fault in {self.asked.mtbf_hours:,.0f} h of a GPU (--mtbf-hours), {RESTART_S / 60:.0f} min to go on",
+            "ZeRO-3 fetches every weight in time, which is its best case",
         )
 
 
-def forecast(
-    stages: Sequence[Stage], *, gpu: str, gpus: int | None, images_per_s: float | None, network_gbps: float
-) -> Forecast:
-    """Of the first stage that pre-trains. ValueError for what does not exist or cannot fit."""
-    if gpu not in scaling.MACHINES:
-        raise ValueError(f"--gpu: {gpu!r} is not one of {', '.join(scaling.MACHINES)}")
+def forecast(stages: Sequence[Stage], asked: Asked) -> Forecast:
+    """Of the first stage that pre-trains. ValueError where none does, or where the recipe as it is cannot fit."""
     stage = next((stage for stage in in_order(stages) if isinstance(stage.config, Pretrain)), None)
     if stage is None:
         raise ValueError("plan: no stage of this recipe pre-trains; `tessera run RECIPE --dry-run` shows what it does")
-    if any(value is not None and value <= 0 for value in (gpus, images_per_s, network_gbps)):
-        raise ValueError("--gpus, --images-per-s, --network-gbps: must be positive")
-    config: Pretrain = stage.config
-    known = scaling.MACHINES[gpu]
-    machine = Machine(known.name, known.peak_flops, known.memory_gib, known.nvlink, network=network_gbps * 1e9 / 8)
-    rate = images_per_s or MFU * machine.peak_flops / flops.train_flops(config.model)
-    training = Training(config.model, config.global_batch, rate, config.speed.recompute, config.micro_batch)
-    asked: list[int] = sorted({*GPUS, *((gpus,) if gpus else ())})
+    config, machine = stage.config, asked.machine
+    load = Load(config.model, config.precision, config.speed.recompute, len(optim.states(config.optim)))
+    rate = asked.images_per_s or scaling.assumed_rate(load, machine)
+    training = Training(load, config.global_batch, rate, config.micro_batch, config.objective.mixes)
+    gpus = asked.gpus or stage.resources.workers
+    if gpus:
+        check(Setup(training, machine, gpus, config.zero_stage), stage=stage.name)
     points = tuple(
         point
-        for number in asked
-        for zero_stage in STAGES
+        for number in sorted({*GPUS, *((gpus,) if gpus else ())})
+        for zero_stage in ZERO_STAGES
         if (point := scaling.predict(training, machine, gpus=number, zero_stage=zero_stage))
     )
-    found = Forecast(stage.name, machine, training, config.steps, images_per_s is not None, points)
-    if gpus and not found.at(gpus):
-        raise ValueError(_why_not(found, gpus))
-    return found
-
-
-def _why_not(found: Forecast, gpus: int) -> str:
-    batch, possible = found.training.global_batch, sorted({point.gpus for point in found.points})
-    near = min(possible, key=lambda number: abs(number - gpus)) if possible else None
-    if batch % gpus:
-        return f"--gpus: {gpus} do not divide the global batch of {batch}; {near} would be right"
-    gib = scaling.memory_gib(found.training, 1, gpus=gpus, zero_stage=3)
-    return f"--gpus: one image takes {gib:.0f} GiB even under ZeRO-3; {found.stage}.speed.recompute=full takes less"
-
-
-def render(found: Forecast, *, gpus: int | None, output: Literal["table", "json"]) -> str:
-    """Every possible point; with `gpus`, that number in words first."""
-    if output == "json":
-        return json.dumps(_data(found), indent=1)
-    said = [*_in_words(found, gpus), ""] if gpus else []
-    rows = [("GPUs", "ZeRO", "micro-batch", "memory", "sent/step", "step", "images/s", "efficiency", "days")]
-    rows += [_cells(found, point) for point in found.points]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([*said, *table, "", f"Assumed: {found.assumptions}."])
-
-
-def _data(found: Forecast) -> dict[str, Any]:
-    points = [{**asdict(point), "step_s": point.step_s, "days": _days(found, point)} for point in found.points]
-    return {"stage": found.stage, "gpu": found.machine.name, "assumptions": found.assumptions, "points": points}
-
-
-def _days(found: Forecast, point: Point) -> float:
-    return found.steps * point.step_s / 86400
-
-
-def _cells(found: Forecast, point: Point) -> tuple[str, ...]:
-    micro = f"{point.accumulate} × {point.micro_batch}" if point.accumulate > 1 else f"{point.micro_batch}"
-    step = f"{1000 * point.step_s:,.0f} ms"
-    sizes = (f"{point.memory_gib:.1f} GiB", f"{point.traffic_gb:.2f} GB", step, f"{point.images_per_s:,.0f}")
-    days = _days(found, point)
-    return (
-        f"{point.gpus}",
-        f"{point.zero_stage}",
-        micro,
-        *sizes,
-        f"{point.efficiency:.0%}",
-        f"{days:,.1f}" if days < 100 else f"{days:,.0f}",
-    )
-
-
-def _in_words(found: Forecast, gpus: int) -> Iterator[str]:
-    best = max(found.at(gpus), key=lambda point: point.images_per_s)
-    parameters, days = flops.num_parameters(found.training.model), _days(found, best)
-    yield f"{found.stage} on {gpus} {found.machine.name}: by this, ZeRO-{best.zero_stage} is fastest"
-    yield f"  time        {days:,.2f} days for {found.steps:,} steps: {24 * days * gpus:,.0f} GPU hours"
-    yield (
-        f"  step        {1000 * best.step_s:,.0f} ms: {1000 * best.compute_s:,.0f} ms of computation and "
-        f"{1000 * best.exposed_s:,.1f} ms of communication that nothing hides"
-    )
-    yield (
-        f"  memory      {best.memory_gib:.1f} of {found.machine.memory_gib:.0f} GiB, with micro-batches of "
-        f"{best.micro_batch} images"
-    )
-    yield f"  checkpoint  {CHECKPOINT_BYTES * parameters / 1e9:.1f} GB: fp32 weights and two moments"
-
-
-def draw(found: Forecast, path: str) -> None:
-    """Images a second over GPUs for each stage, beside what no communication would give. SVG, PNG or PDF by name."""
-    if Path(path).suffix not in (".svg", ".png", ".pdf"):
-        raise ValueError(f"--plot: {path!r} ends in none of .svg, .png, .pdf")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.6), layout="constrained")
-    axes = figure.subplots()
-    numbers = sorted({point.gpus for point in found.points})
-    axes.plot(numbers, [n * found.training.rate for n in numbers], color="0.6", ls="--", label="no communication")
-    for zero_stage, marker in zip(STAGES, "osv", strict=True):
-        points = [point for point in found.points if point.zero_stage == zero_stage]
-        label = f"ZeRO-{zero_stage}: {points[-1].efficiency:.0%} at {points[-1].gpus}" if points else None
-        axes.plot([p.gpus for p in points], [p.images_per_s for p in points], marker=marker, ms=4, label=label)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(numbers, [f"{n}" for n in numbers])
-    axes.set_xlabel(f"{found.machine.name} GPUs")
-    axes.set_ylabel("images/s, predicted")
-    axes.set_title(f"{found.stage}: {flops.num_parameters(found.training.model) / 1e6:.0f} M parameters", loc="left")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.supxlabel(found.assumptions.replace("; ", ";\n", 1), fontsize=7, color="0.35")
-    figure.savefig(path, dpi=150)
+    return Forecast(stage.name, config, machine, training, asked, gpus, points)

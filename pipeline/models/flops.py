@@ -1,4 +1,4 @@
-"""How much a ViT is, before it is built: parameters, multiply-adds and memory in closed form. Standard library only.
+"""How much a ViT is, before it is built: parameters, multiply-adds, activations in closed form. Standard library only.
 
 Throughput in FLOP/s (MFU) divides by `train_flops`, so what counts there is part of the definition: every matrix
 product of the forward pass, forward once and backward twice, no recomputation, no element-wise work.
@@ -12,9 +12,17 @@ Precision = Literal["bf16", "fp32"]
 Recompute = Literal["none", "selective", "full"]
 
 # Dense bf16 peaks in FLOP/s by the vendors' data sheets, without sparsity. A device that is not here gets no MFU.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "V100": 125e12}
+PEAK_FLOPS = {
+    "GB200": 2500e12,  # before B200, whose name is part of its own
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "V100": 125e12,
+}
 
-_ELEMENT_BYTES: dict[Precision, int] = {"bf16": 2, "fp32": 4}
+ELEMENT_BYTES: dict[Precision, int] = {"bf16": 2, "fp32": 4}
 
 
 def num_parameters(config: ViTConfig) -> int:
@@ -107,7 +115,7 @@ def activation_bytes(config: ViTConfig, *, precision: Precision = "bf16", recomp
     block at a time has all of its own besides.
     Not counted: weights, gradients, the allocator's fragmentation and the kernels' workspaces.
     """
-    element, width, tokens = _ELEMENT_BYTES[precision], config.width, _train_tokens(config)
+    element, width, tokens = ELEMENT_BYTES[precision], config.width, _train_tokens(config)
     block = _block_activation_bytes(config, element=element, tokens_out=tokens)
     last = _block_activation_bytes(config, element=element, tokens_out=1 if reads_first(config) else tokens)
     inputs = element * tokens * width

@@ -153,27 +153,3 @@ def test_vit_h14_keeps_32_bytes_per_token_and_channel_more_with_dropout_and_few_
     # The inputs of the blocks are 2 bytes each; one block of 32 is alive at a time.
     one = 32 * block / config.depth
     assert flops.activation_bytes(config, recompute="full") == pytest.approx(2 * block + one, rel=0.05)
-
-
-@pytest.mark.parametrize(
-    ("zero_stage", "gpus", "bytes_per_parameter"),
-    [(0, 8, 16), (1, 8, 4 + 12 / 8), (2, 8, 2 + 14 / 8), (3, 8, 16 / 8), (1, 1, 16), (3, 64, 16 / 64)],
-)
-def test_zero_divides_the_model_states_as_its_paper_says(zero_stage, gpus, bytes_per_parameter):
-    config = vit("H/14", image_px=224, num_classes=1000)
-    expected = bytes_per_parameter * PARAMETERS["H/14"]
-    assert flops.model_state_bytes(config, zero_stage=zero_stage, gpus=gpus) == pytest.approx(expected, abs=1)
-
-
-def test_float32_needs_no_second_copy_of_the_weights():
-    config = vit("Ti/16", image_px=224, num_classes=1000)
-    states = flops.model_state_bytes(config, zero_stage=2, gpus=4, precision="fp32")
-    assert states == pytest.approx((4 + (4 + 8) / 4) * PARAMETERS["Ti/16"], abs=1)
-
-
-def test_a_stage_or_a_number_of_gpus_that_does_not_exist_is_refused():
-    config = vit("Ti/16", image_px=224, num_classes=1000)
-    with pytest.raises(ValueError, match=r"^zero_stage: must be 0, 1, 2 or 3, got 4"):
-        flops.model_state_bytes(config, zero_stage=4, gpus=8)
-    with pytest.raises(ValueError, match=r"^gpus: must be at least 1, got 0"):
-        flops.model_state_bytes(config, zero_stage=1, gpus=0)
