@@ -4,16 +4,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.datasets.fractals import Fractals
-from pipeline.models import flops
+from pipeline.models import flops, memory, scaling
+from pipeline.models.memory import Load, Memory
 from pipeline.models.origin import with_new_head
 from pipeline.models.variant import ViTConfig
 from pipeline.stage import Stage
 from pipeline.stages.finetune import Finetune
 from pipeline.stages.prepare import Prepare
 from pipeline.stages.pretrain import Pretrain
+from pipeline.train import optim
 
 DEVICES = ("H100", "A100")  # what hours are told for
-MFU = 0.4  # NVIDIA reports 43 % for ViT-g/14 on A100, and 28 % on H100 "out of the box"
 GPU_GIB = 80
 GIB = 2**30
 
@@ -22,8 +23,8 @@ GIB = 2**30
 class Cost:
     """What a model takes. Memory is an estimate for one worker; `hours`, by device, one for all of them at `mfu`.
 
-    `state_gib` are weights, gradients and Adam's moments, `activations_gib` those of a micro-batch. A new head, whose
-    classes are not known yet, is left out. No hours without GPUs.
+    `state_gib` are weights, gradients, the optimizer's state and DeepSpeed's buffers, `activations_gib` those of a
+    micro-batch. A new head, whose classes are not known yet, is left out. No hours without GPUs.
     """
 
     parameters: int
@@ -35,7 +36,7 @@ class Cost:
     state_gib: float
     activations_gib: float
     hours: Mapping[str, float]
-    mfu: float = MFU
+    mfu: float = scaling.MFU
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def training(stage: Stage) -> Training | None:
 def _pretraining(stage: Stage, config: Pretrain) -> Training:
     num_samples = _num_samples(stage.needs.get("shards"), config.split)
     images = config.steps * config.global_batch
-    share = _Share(stage, config.global_batch, always_gang=True, even=bool(config.objective.mixup))
+    share = _Share(stage, config.global_batch, always_gang=True, unit=2 if config.objective.mixes else 1)
     return Training(
         trials=1,
         choosing=0,
@@ -123,12 +124,12 @@ def _num_samples(shards: Stage | None, split: str) -> int | None:
 
 @dataclass(frozen=True)
 class _Share:
-    """How a batch is divided among the workers of a stage. `even`: micro-batches must be, since mixup mixes pairs."""
+    """What the worker that has most does of a batch. `unit`: images that stay together, two where they are mixed."""
 
     stage: Stage
     batch: int
     always_gang: bool = False
-    even: bool = False
+    unit: int = 1
 
     @property
     def workers(self) -> int:
@@ -139,26 +140,32 @@ class _Share:
         return self.always_gang or self.workers > 1
 
     @property
+    def part(self) -> int:
+        """0 where some worker would have no image."""
+        return scaling.largest_part(self.batch, gpus=self.workers, unit=self.unit)
+
+    @property
     def micro_batch(self) -> int:
-        return self.stage.config.micro_batch or -(-self.batch // self.workers)
+        part = self.part or self.unit
+        most = max(self.unit, min(self.stage.config.micro_batch or part, part))
+        return scaling.cut(part, most=most, unit=self.unit)[1] if self.in_gang else most
 
-    def state_gib(self, model: ViTConfig, zero_stage: int) -> float:
-        """Alone there is no ZeRO, and gradients in bf16 have float32 copies that they are added up in."""
-        precision = self.stage.config.precision
-        if self.in_gang:
-            return flops.model_state_bytes(model, zero_stage=zero_stage, gpus=self.workers, precision=precision) / GIB
-        copies = 4 * flops.num_parameters(model) if precision == "bf16" else 0
-        return (flops.model_state_bytes(model, zero_stage=0, gpus=1, precision=precision) + copies) / GIB
-
-    def activations_gib(self, model: ViTConfig, micro_batch: int) -> float:
+    def load(self, model: ViTConfig) -> Load:
         config = self.stage.config
-        kept = flops.activation_bytes(model, precision=config.precision, recompute=config.speed.recompute)
-        return micro_batch * kept / GIB
+        moments = len(optim.states(config.optim)) if isinstance(config, Pretrain) else int(config.momentum > 0)
+        return Load(model, config.precision, config.speed.recompute, moments)
+
+    def memory(self, model: ViTConfig, *, zero_stage: int, micro_batch: int) -> Memory:
+        load = self.load(model)
+        if not self.in_gang:
+            return memory.alone(load, micro_batch=micro_batch)
+        return memory.in_gang(load, zero_stage=zero_stage, gpus=self.workers, micro_batch=micro_batch)
 
 
 def _cost(share: _Share, model: ViTConfig, *, images: int) -> Cost:
     total = images * flops.train_flops(model)
-    hours = {name: total / (share.workers * flops.PEAK_FLOPS[name] * MFU) / 3600 for name in DEVICES}
+    hours = {name: total / (share.workers * flops.PEAK_FLOPS[name] * scaling.MFU) / 3600 for name in DEVICES}
+    held = share.memory(model, zero_stage=share.stage.config.zero_stage, micro_batch=share.micro_batch)
     return Cost(
         parameters=flops.num_parameters(model),
         tokens=model.num_tokens,
@@ -166,21 +173,22 @@ def _cost(share: _Share, model: ViTConfig, *, images: int) -> Cost:
         forward_gmac=flops.forward_macs(model) / 1e9,
         train_gflop_per_image=flops.train_flops(model) / 1e9,
         exaflops=total / 1e18,
-        state_gib=share.state_gib(model, share.stage.config.zero_stage),
-        activations_gib=share.activations_gib(model, share.micro_batch),
+        state_gib=(held.states + held.buffers) / GIB,
+        activations_gib=held.activations / GIB,
         hours=hours if share.stage.resources.gpus_per_worker else {},
     )
 
 
 def _warnings(share: _Share, model: ViTConfig) -> Iterator[str]:
-    batch, workers, micro_batch = share.batch, share.workers, share.micro_batch
-    if batch % workers or (share.in_gang and batch // workers % micro_batch):
+    if share.in_gang and not share.part:
         yield (
-            f"a batch of {batch} cannot be divided among {workers} workers in micro-batches of {micro_batch}; "
-            f"a multiple of {workers * micro_batch} would be right"
+            f"a batch of {share.batch} does not give each of {share.workers} workers "
+            f"{'a pair of images' if share.unit > 1 else 'an image'}; at most {share.batch // share.unit} workers "
+            "would be right"
         )
         return
-    gib = share.state_gib(model, share.stage.config.zero_stage) + share.activations_gib(model, micro_batch)
+    held = share.memory(model, zero_stage=share.stage.config.zero_stage, micro_batch=share.micro_batch)
+    gib = held.total / GIB
     if share.stage.resources.gpus_per_worker and gib > GPU_GIB:
         yield f"{gib:.0f} GiB are more than the {GPU_GIB} GiB of a GPU; {_remedy(share, model)}"
 
@@ -188,11 +196,12 @@ def _warnings(share: _Share, model: ViTConfig) -> Iterator[str]:
 def _remedy(share: _Share, model: ViTConfig) -> str:
     """The largest micro-batch that fits, at the lowest ZeRO stage at which one does."""
     name, config = share.stage.name, share.stage.config
-    part, least = share.batch // share.workers, 2 if share.even else 1
     for zero_stage in range(config.zero_stage, 4):
-        for micro_batch in range(part, 0, -1):
-            gib = share.state_gib(model, zero_stage) + share.activations_gib(model, micro_batch)
-            if part % micro_batch == 0 and micro_batch % least == 0 and gib <= GPU_GIB:
-                zero = f" --set {name}.zero_stage={zero_stage}" if zero_stage != config.zero_stage else ""
-                return f"--set {name}.micro_batch={micro_batch}{zero} makes it {gib:.0f} GiB"
-    return f"not even micro_batch={least} and zero_stage=3 fit: more GPUs would, or a smaller model"
+        without = share.memory(model, zero_stage=zero_stage, micro_batch=0)
+        room = int((scaling.USABLE * GPU_GIB * GIB - without.total) // share.load(model).image_bytes)
+        if room >= share.unit:
+            _, images = scaling.cut(share.part, most=min(share.part, room), unit=share.unit)
+            zero = f" --set {name}.zero_stage={zero_stage}" if zero_stage != config.zero_stage else ""
+            gib = share.memory(model, zero_stage=zero_stage, micro_batch=images).total / GIB
+            return f"--set {name}.micro_batch={images}{zero} makes it {gib:.0f} GiB"
+    return f"not even micro_batch={share.unit} and zero_stage=3 fit: more GPUs would, or a smaller model"

@@ -152,22 +152,3 @@ def _block_activation_bytes(config: ViTConfig, *, element: int, tokens_out: int)
     if config.dropout:
         put_out += 2 * width + mlp_dim
     return _train_tokens(config) * read + tokens_out * put_out
-
-
-def model_state_bytes(config: ViTConfig, *, zero_stage: int, gpus: int, precision: Precision = "bf16") -> int:
-    """Weights, gradients and Adam's state on one of `gpus` GPUs under ZeRO (Rajbhandari et al., arXiv 1910.02054).
-
-    bf16: 2 bytes of weight, 2 of gradient and 12 of float32 weight and two moments per parameter; fp32: 4, 4 and 8.
-    Stage 1 divides the optimiser's part among the GPUs, stage 2 the gradients too, stage 3 everything. Rounded up.
-    Raises ValueError for a stage that does not exist.
-    """
-    if zero_stage not in (0, 1, 2, 3):
-        raise ValueError(f"zero_stage: must be 0, 1, 2 or 3, got {zero_stage}")
-    if gpus < 1:
-        raise ValueError(f"gpus: must be at least 1, got {gpus}")
-    weight, gradient, optimiser = (2, 2, 12) if precision == "bf16" else (4, 4, 8)
-    parts = ((weight, zero_stage >= 3), (gradient, zero_stage >= 2), (optimiser, zero_stage >= 1))
-    whole = sum(size for size, is_divided in parts if not is_divided)
-    divided = sum(size for size, is_divided in parts if is_divided)
-    count = num_parameters(config)
-    return whole * count + -(-divided * count // gpus)
