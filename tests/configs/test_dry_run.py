@@ -131,9 +131,10 @@ def test_a_model_that_no_micro_batch_makes_fit_is_called_too_large(root):
     assert "not even micro_batch=1 and zero_stage=3 fit" in warning
 
 
-def test_a_batch_that_cannot_be_divided_is_found_before_the_machines_are(root):
-    (warning,) = training("vit_h14_jft", "pretrain", "pretrain.resources.workers=48", root=root).warnings
-    assert warning.startswith("a batch of 4096 cannot be divided among 48 workers")
+def test_a_batch_needs_an_image_for_each_worker_and_need_not_divide(root):
+    assert training("vit_h14_jft", "pretrain", "pretrain.resources.workers=48", root=root).warnings == ()
+    (warning,) = training("vit_h14_jft", "pretrain", "pretrain.resources.workers=5000", root=root).warnings
+    assert warning.startswith("a batch of 4096 does not give each of 5000 workers")
 
 
 def test_an_image_size_that_no_patches_tile_is_found_too(root):
