@@ -1,8 +1,13 @@
 """A Ray cluster of several machines on this one, that come and go."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+from launch.cluster.machines import QUIET
+
+os.environ |= QUIET  # Ray looks at its environment once, when it is imported: all have a token, or none
 
 
 class Machines:

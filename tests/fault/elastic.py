@@ -24,7 +24,7 @@ from pipeline.stages.prepare import prepare
 from pipeline.stages.pretrain import pretrain
 from tests.fakes import InProcessCluster, NullTrack
 from tests.fault import soak_recipe
-from tests.fault.soak import ledger, say
+from tests.fault.soak import ledger, say, tell
 from tests.raylets import Machines
 
 MOST, LEAST = 3, 1
@@ -43,13 +43,7 @@ def main() -> None:
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
     with tempfile.TemporaryDirectory(prefix="tessera-elastic-") as folder:
         found = elastic(Path(folder), asked, steps=steps)
-    text = json.dumps(found, indent=1)
-    print(text)
-    if asked.out:
-        Path(asked.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(asked.out).write_text(text + "\n")
-    if not all(found["checks"].values()):
-        raise SystemExit("elastic: " + ", ".join(name for name, ok in found["checks"].items() if not ok) + ": not so")
+    tell(found, asked.out)
 
 
 def elastic(folder: Path, asked: argparse.Namespace, *, steps: int) -> dict[str, Any]:

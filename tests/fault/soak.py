@@ -53,13 +53,18 @@ def main() -> None:
     logging.getLogger("pipeline.train.checkpoint").setLevel(logging.ERROR)  # what is damaged here is so on purpose
     with tempfile.TemporaryDirectory(prefix="tessera-soak-") as folder:
         found = soak(Path(folder), asked)
+    tell(found, asked.out)
+
+
+def tell(found: dict, out: str | None) -> None:
+    """Print what was found, keep it in the file `out`, and end with an error unless all of its checks hold."""
     text = json.dumps(found, indent=1)
     print(text)
-    if asked.out:
-        Path(asked.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(asked.out).write_text(text + "\n")
-    if not all(found["checks"].values()):
-        raise SystemExit("soak: " + ", ".join(name for name, ok in found["checks"].items() if not ok) + ": not so")
+    if out:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_text(text + "\n")
+    if wrong := [name for name, ok in found["checks"].items() if not ok]:
+        raise SystemExit(f"{found['bench']}: {', '.join(wrong)}: not so")
 
 
 def soak(folder: Path, asked: argparse.Namespace) -> dict:
