@@ -21,6 +21,7 @@ from launch.cluster import failure, gauge
 from launch.cluster.mailbox import Mailbox
 from launch.cluster.notice import Ear
 from pipeline.stage import Host, Member, Notice, Resources, Stopped
+from pipeline.train.watchdog import ENVIRONMENT
 
 log = logging.getLogger(__name__)
 
@@ -220,10 +221,13 @@ def _wanted(resources: Resources) -> dict[str, float]:
 
 
 def _environment(resources: Resources) -> dict[str, str]:
-    """Of a trainer's process. One math thread per claimed core; without GPUs nothing of CUDA is looked for."""
+    """Of a trainer's process. One math thread per claimed core; without GPUs nothing of CUDA is looked for.
+
+    With them NCCL's last operations are kept, for the watchdog to write down.
+    """
     threads = str(max(1, int(resources.cpus_per_worker)))
     env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    return env if resources.gpus_per_worker else env | {"DS_ACCELERATOR": "cpu"}
+    return env | (ENVIRONMENT if resources.gpus_per_worker else {"DS_ACCELERATOR": "cpu"})
 
 
 @contextlib.contextmanager
