@@ -126,6 +126,9 @@ def test_an_error_of_who_hears_the_gang_ends_it(cluster, complete, tmp_path):
     with pytest.raises(storage.StorageError, match="no such bucket"):
         dataclasses.replace(cluster, resources=TWO).gang(elastic_gang.run, str(enough), on_message=hear)
     enough.touch()  # it holds its machines for as long as its driver lives
+    for thread in threading.enumerate():  # who speaks with Ray when it is gone is ended by it
+        if thread.name == "gang":
+            thread.join(WAIT_S)
 
 
 @pytest.mark.parametrize(("function", "said"), [("fail", "failed: RuntimeError: no such luck"), ("die", "was lost: ")])
