@@ -59,6 +59,9 @@ TABLE_4 = {
 }
 
 
+POLYAK = 0.9999  # [ViT] B.1.1, of Table 2's ImageNet figures
+
+
 def shards(name: str, *, samples_per_shard: int = 1000) -> Stage:
     """The data set in data/<name>, as shards; a thousand photographs of ImageNet's are about 110 MB."""
     return Stage(f"shards/{name}", prepare, Prepare(Folder(f"data/{name}"), samples_per_shard=samples_per_shard))
@@ -70,7 +73,15 @@ def train_view(image_px: int) -> TrainView:
 
 
 def tuned(
-    name: str, tuning: Tuning, *, image_px: int, weights: Stage, on: Stage, resources: Resources, micro_batch: int = 0
+    name: str,
+    tuning: Tuning,
+    *,
+    image_px: int,
+    weights: Stage,
+    on: Stage,
+    resources: Resources,
+    micro_batch: int = 0,
+    polyak: float | None = None,
 ) -> Stage:
     """Fine-tuning on the shards `on`, as in [ViT] B.1.1: three runs with the best of the learning rates.
 
@@ -88,6 +99,7 @@ def tuned(
         seeds=(0, 1, 2),
         momentum=0.9,
         clip=1.0,
+        polyak=polyak,
         test_split=tuning.test_split,
         micro_batch=micro_batch,
         decode_threads=8,

@@ -152,8 +152,8 @@ class _Share:
 
     def load(self, model: ViTConfig) -> Load:
         config = self.stage.config
-        moments = len(optim.states(config.optim)) if isinstance(config, Pretrain) else int(config.momentum > 0)
-        return Load(model, config.precision, config.speed.recompute, moments)
+        trained = config.optim if isinstance(config, Pretrain) else config.optim(max(config.lrs))
+        return Load(model, config.precision, config.speed.recompute, len(optim.states(trained)))
 
     def memory(self, model: ViTConfig, *, zero_stage: int, micro_batch: int) -> Memory:
         load = self.load(model)

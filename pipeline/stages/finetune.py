@@ -43,6 +43,7 @@ class Finetune:
     Of every class `per_class` images are trained on (several numbers: one after the other; none: the whole split).
     The first seed's images choose among `lrs`, on a `held_out` share of each class that is left out for that; then
     every seed trains on all of its images and is judged on the whole test split. A seed draws images, order and views.
+    polyak: what is judged is the mean of the weights with this factor (0.9999 for Table 2), not the last ones.
     `metrics` are told beside top-1; `real` is the URI of real.json, for ImageNet-ReaL on ILSVRC's validation images.
     Machines are the stage's resources: `workers` above 1 makes a gang of each trial, else trials are single tasks
     with the CPUs and GPUs of a worker, side by side.
@@ -61,6 +62,7 @@ class Finetune:
     seeds: tuple[int, ...] = (0, 1, 2)
     momentum: float = 0.9
     clip: float | None = 1.0
+    polyak: float | None = None
     precision: Literal["fp32", "bf16"] = "bf16"
     train_split: str = "train"
     test_split: str = "test"
@@ -101,7 +103,7 @@ class Finetune:
     def optim(self, lr: float) -> Optim:
         """The paper's optimizer with this peak learning rate."""
         schedule = Schedule("cosine", warmup_steps=self.warmup_steps)
-        return Optim(lr, "sgd", momentum=self.momentum, clip=self.clip, schedule=schedule)
+        return Optim(lr, "sgd", momentum=self.momentum, clip=self.clip, schedule=schedule, polyak=self.polyak)
 
 
 def finetune(

@@ -135,6 +135,12 @@ class Engine:
         self._engine.train()
         return logits_BK
 
+    def use_mean(self) -> None:
+        """The weights are from now on their mean (`Optim.polyak`); for when training is over. All ranks call it."""
+        fragment.replace_masters(
+            self._engine.module, self._optimizer, stage=self._zero_stage, rank=self._rank, by=optim.MEAN
+        )
+
     def _kernels(self, images: int) -> AbstractContextManager[None]:
         return kernels_for(self._model, self._speed, images=images, device=self._device)
 

@@ -40,6 +40,7 @@ class Trainer(Protocol):
 
     def train(self, batch: Any) -> Mapping[str, Any]: ...
     def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor: ...
+    def use_mean(self) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +147,10 @@ def _fit(
     slots: tuple[int, int] | None = None,
     hooks: Sequence[Hook] = (),
 ) -> float:
-    """Bring `engine` to the last step; returns the loss of that step, nan if there was none left to do."""
+    """Bring `engine` to the last step, and to the mean of its weights if that is to be judged.
+
+    Returns the loss of the last step, nan if there was none left to do.
+    """
     setting, split = trial.setting, trial.train.split
     sizes = read_manifest(setting.shards).shard_sizes(split)
     losses: list[Any] = []
@@ -163,6 +167,8 @@ def _fit(
     with reader, Feed(reader.batches(engine.step), device=str(device)) as feed:
         hook = Hook(setting.steps, lambda tick: losses.append(tick.measured["loss"]))
         train(engine, map(Batch.of, feed), steps=setting.steps, hooks=(*hooks, hook))
+    if trial.optim.polyak is not None:
+        engine.use_mean()
     return float(losses[-1]) if losses else math.nan
 
 

@@ -66,10 +66,18 @@ def restore(
     """
     _create_states(optimizer, stage=stage, states=states, step=step)
     read(list(held(module, optimizer, stage=stage, rank=rank, states=states)))
-    if stage < 3:
-        optimizer.update_lp_params()
-    else:
-        _update_shards(optimizer)
+    _publish(optimizer, stage=stage)
+
+
+def replace_masters(module: torch.nn.Module, optimizer: Any, *, stage: int, rank: int, by: str) -> None:
+    """Give masters and working copies the values of the state `by`. Valid when there is such a state."""
+    pieces = {
+        (piece.name, piece.state): piece for piece in held(module, optimizer, stage=stage, rank=rank, states=(by,))
+    }
+    for (name, state), piece in pieces.items():
+        if state == MASTER:
+            piece.values.data.copy_(pieces[name, by].values)
+    _publish(optimizer, stage=stage)
 
 
 def set_masters(
@@ -101,6 +109,14 @@ def _link(optimizer: Any) -> None:
     """Tie the optimizer's state to the parameters. DeepSpeed does so once, before the second group has any state."""
     optimizer._hp_optimizer_states_linked = False
     optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _publish(optimizer: Any, *, stage: int) -> None:
+    """Round the masters into the parameters, on all ranks."""
+    if stage < 3:
+        optimizer.update_lp_params()
+    else:
+        _update_shards(optimizer)
 
 
 def _update_shards(optimizer: Any) -> None:

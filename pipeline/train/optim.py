@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.train.schedule import Schedule
 
+MEAN = "polyak_mean"  # the state that `train.polyak` keeps
+
 if TYPE_CHECKING:
     import torch
 
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """`lr` is the peak; `clip` bounds the global gradient norm (None: no clipping)."""
+    """`lr` is the peak; `clip` bounds the global gradient norm (None: no clipping).
+
+    polyak: the factor of the mean of the weights that is judged in place of the last ones (`train.polyak`; None: none).
+    """
 
     lr: float
     name: Literal["adamw", "sgd"] = "adamw"
@@ -26,6 +31,7 @@ class Optim:
     momentum: float = 0.9
     clip: float | None = 1.0
     schedule: Schedule = Schedule()
+    polyak: float | None = None
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -34,6 +40,8 @@ class Optim:
             raise ValueError(f"weight_decay: must not be negative, got {self.weight_decay}")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip: must be positive, or null for none, got {self.clip}")
+        if self.polyak is not None and not 0 < self.polyak < 1:
+            raise ValueError(f"polyak: must be between 0 and 1, such as 0.9999, or null for none, got {self.polyak}")
         for name in ("beta1", "beta2", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 0 and below 1, got {getattr(self, name)}")
@@ -41,9 +49,10 @@ class Optim:
 
 def states(optim: Optim) -> tuple[str, ...]:
     """The tensors that the optimizer keeps per parameter, by the names torch gives them."""
+    means = () if optim.polyak is None else (MEAN,)
     if optim.name == "adamw":
-        return ("exp_avg", "exp_avg_sq")
-    return ("momentum_buffer",) if optim.momentum else ()
+        return ("exp_avg", "exp_avg_sq", *means)
+    return ("momentum_buffer", *means) if optim.momentum else means
 
 
 def decays(name: str, ndim: int) -> bool:
@@ -66,8 +75,15 @@ def build(
     """AdamW, fused into one kernel a step, or SGD with momentum, over `groups` or what stands for their parameters."""
     import torch
 
+    from pipeline.train.polyak import average
+
     made = groups(module, weight_decay=optim.weight_decay)
     made = [{**group, "params": [master(p) for p in group["params"]]} for group in made]
+    built: torch.optim.Optimizer
     if optim.name == "sgd":
-        return torch.optim.SGD(made, lr=optim.lr, momentum=optim.momentum)
-    return torch.optim.AdamW(made, lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=True)
+        built = torch.optim.SGD(made, lr=optim.lr, momentum=optim.momentum)
+    else:
+        built = torch.optim.AdamW(made, lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=True)
+    if optim.polyak is not None:
+        average(built, factor=optim.polyak)
+    return built

@@ -81,5 +81,13 @@ class Single:
         self.task.train()
         return logits_BK
 
+    @torch.no_grad()
+    def use_mean(self) -> None:
+        """The weights are from now on their mean (`Optim.polyak`); for when training is over."""
+        for parameter in self._trained:
+            parameter.copy_(self._optimizer.state[parameter][optim.MEAN])
+        if self._masters:
+            self._masters.publish()
+
     def _kernels(self, images: int) -> AbstractContextManager[None]:
         return kernels_for(self.task.model, self._speed, images=images, device=self._device)

@@ -10,6 +10,7 @@ from pipeline import storage
 from pipeline.train import checkpoint
 from pipeline.train.checkpoint import Damaged, Manifest
 from pipeline.train.fragment import MASTER, Fragment
+from pipeline.train.optim import MEAN
 
 _VALUE_BYTES = 4  # fp32
 RANGE_BYTES = 16 << 20  # read at once; a multiple of a value
@@ -49,9 +50,13 @@ class Source:
                 pass
 
     def weights(self, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name without `prefix`, whole fp32 parameter) for every parameter whose name begins with it."""
+        """(name without `prefix`, whole fp32 parameter) for every parameter whose name begins with it.
+
+        Of a run that keeps the mean of its weights (`Optim.polyak`) the mean, once there is one.
+        """
+        state = MEAN if any(state == MEAN for _, state in self._pieces) else MASTER
         found = {name: torch.empty(tuple(s)) for name, s in self._manifest.shapes.items() if name.startswith(prefix)}
-        self.read([Fragment(name, MASTER, 0, values.view(-1)) for name, values in found.items()])
+        self.read([Fragment(name, state, 0, values.view(-1)) for name, values in found.items()])
         for name, values in found.items():
             yield name.removeprefix(prefix), values
 

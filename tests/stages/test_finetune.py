@@ -147,6 +147,17 @@ def test_bf16_and_micro_batches_cost_little_accuracy(tmp_path, weights, shards):
     assert row["mean"] > 0.6
 
 
+def test_what_is_judged_is_the_mean_of_the_weights_if_it_is_asked_for(tmp_path, weights, shards):
+    """A mean that hardly moves knows no more than weights that were hardly trained."""
+    config = dataclasses.replace(CONFIG, init="random", lrs=(0.1,), seeds=(0,))
+    last, slow = (
+        run(dataclasses.replace(config, polyak=polyak), tmp_path / str(polyak), weights=weights, shards=shards)[0]
+        for polyak in (None, 0.9999)
+    )
+    assert slow["details"]["losses"][0] == pytest.approx(np.log(CLASSES), abs=0.01)  # as a head of zeros has it
+    assert last["details"]["losses"][0] < slow["details"]["losses"][0] - 0.05
+
+
 def test_every_trial_and_every_row_is_tracked(tmp_path, weights, shards):
     track = NullTrack()
     (row,) = run(CONFIG, tmp_path, weights=weights, shards=shards, track=track)
@@ -384,6 +395,7 @@ def pair(tmp_path_factory):
 @pytest.mark.parametrize("zero_stage", [1, 3])
 def test_a_gang_finds_what_one_device_finds(tmp_path, weights, shards, pair, zero_stage):
     config = dataclasses.replace(CONFIG, lrs=(0.03,), seeds=(0,), zero_stage=zero_stage, eval_batch=13, micro_batch=2)
+    config = dataclasses.replace(config, polyak=0.5 if zero_stage == 3 else None)
     if zero_stage == 3:  # with matrices large enough that each rank holds a part of them
         wide = dataclasses.replace(MODEL, width=320, mlp_dim=640, depth=1)
         config, weights = dataclasses.replace(config, init="random"), changed(weights, model=configs.encode(wide))
