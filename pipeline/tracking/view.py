@@ -132,7 +132,7 @@ class View:
         return next((run for run in found if run.data.tags.get(KEY_TAG) == key), None)
 
     def _create(self, experiment_id: str, start: Event) -> Any:
-        tags = {"mlflow.user": _user(), "mlflow.source.name": "tessera", **self._tags(experiment_id, start)}
+        tags = {"mlflow.user": user(), "mlflow.source.name": "tessera", **self._tags(experiment_id, start)}
         return self._client.create_run(experiment_id, start_time=start["t"], tags=tags, run_name=start["name"])
 
     def _tags(self, experiment_id: str, start: Event) -> dict[str, str]:
@@ -267,7 +267,8 @@ def _groups(events: list[tuple[Event, int]]) -> Iterator[list[tuple[Event, int]]
         yield group
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs this, by name or else by number."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container that runs under a number without a name
