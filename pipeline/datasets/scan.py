@@ -83,6 +83,11 @@ class Collection:
     def digest(self) -> str:
         return self._digest
 
+    def keys(self, split: str) -> Iterator[str]:
+        """The names of all samples of a split, in order, those that are refused too."""
+        check_split(self, split)
+        return (self._image(int(place)).key for place in self._places[split])
+
     def samples(self, split: str, indices: Sequence[int]) -> "Ranges":
         check_split(self, split)
         return Ranges(tuple(self._image(int(self._places[split][index])) for index in indices))

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.config import encode, execution
-from pipeline.data import quarantine, shards
+from pipeline.data import quarantine, sample_list, shards
 from pipeline.data.dataset import Manifest, Shard, write_manifest
 from pipeline.data.decode import Corrupt
 from pipeline.data.limit import Limits, fitted
@@ -29,6 +29,8 @@ from pipeline.datasets.folder import Folder
 from pipeline.datasets.fractals import Fractals
 from pipeline.datasets.source import Refused, Sample, Source
 from pipeline.datasets.table import Table
+from pipeline.datasets.tfds import Tfds
+from pipeline.datasets.vtab import Vtab
 from pipeline.datasets.webshards import WebShards
 from pipeline.stage import Cluster, Track
 
@@ -49,7 +51,7 @@ class Prepare:
     listed in quarantine.jsonl.
     """
 
-    source: Fractals | Digits | Folder | Archive | Table | WebShards
+    source: Fractals | Digits | Folder | Archive | Table | WebShards | Tfds | Vtab
     samples_per_shard: int = 1000
     seed: int = 0
     max_corrupt: int = execution(0)
@@ -115,7 +117,7 @@ def prepare(config: Prepare, *, out: str, cluster: Cluster, track: Track) -> Map
             f"{quarantined[0].reason}), max_corrupt permits {config.max_corrupt}; mend or remove what the file lists, "
             "or permit more"
         )
-    manifest = _manifest(config, written, source=source)
+    manifest = _manifest(config, written, source=source, lists=_list_samples(config, out, source=source, track=track))
     _log_classes(manifest)
     write_manifest(out, manifest)
     scan.forget(out)
@@ -240,7 +242,18 @@ def _counts(labels: Any, part: Part) -> tuple[int, ...]:
     return tuple(np.bincount(np.asarray(labels, np.int64), minlength=part.num_classes).tolist())
 
 
-def _manifest(config: Prepare, written: Sequence[Written], *, source: Source) -> Manifest:
+def _list_samples(config: Prepare, out: str, *, source: Source, track: Track) -> dict[str, str]:
+    """Lists, beside the shards and in the run, what the splits of VTAB consist of; returns a digest of each."""
+    if not (isinstance(config.source, Vtab) and isinstance(source, scan.Collection)):
+        return {}
+    digests: dict[str, str] = {}
+    for split in source.splits():
+        data, digests[split] = sample_list.write_list(out, split, source.keys(split))
+        track.artifact(f"samples/{split}.txt", data)
+    return digests
+
+
+def _manifest(config: Prepare, written: Sequence[Written], *, source: Source, lists: Mapping[str, str]) -> Manifest:
     splits: dict[str, tuple[Shard, ...]] = {}
     class_counts: dict[str, tuple[int, ...]] = {}
     for split in source.splits():
@@ -252,7 +265,7 @@ def _manifest(config: Prepare, written: Sequence[Written], *, source: Source) ->
         classes=source.classes(),
         splits=splits,
         class_counts=class_counts,
-        source={**encode(config)["source"], "digest": source.digest()},
+        source={**encode(config)["source"], "digest": source.digest()} | ({"samples": lists} if lists else {}),
         seed=config.seed,
     )
 

@@ -1,5 +1,7 @@
 """TFRecord files and data sets as TFDS prepares them, written from the descriptions of the formats."""
 
+import functools
+import itertools
 import json
 import struct
 from collections.abc import Iterable, Mapping
@@ -10,10 +12,15 @@ def crc32c(data: bytes) -> int:
     """Bit by bit, from the definition: polynomial 0x1EDC6F41, reflected, all ones in and out."""
     register = 0xFFFFFFFF
     for byte in data:
-        register ^= byte
-        for _ in range(8):
-            register = (register >> 1) ^ (0x82F63B78 if register & 1 else 0)
+        register = (register >> 8) ^ _shifted((register ^ byte) & 0xFF)
     return register ^ 0xFFFFFFFF
+
+
+@functools.cache
+def _shifted(register: int) -> int:
+    for _ in range(8):
+        register = (register >> 1) ^ (0x82F63B78 if register & 1 else 0)
+    return register
 
 
 def masked(data: bytes) -> int:
@@ -105,5 +112,5 @@ def prepared(
         left = iter(of_split)
         for number, length in enumerate(lengths[split]):
             file = folder / f"{name}-{split}.tfrecord-{number:05d}-of-{len(lengths[split]):05d}"
-            tfrecord(file, [each for each, _ in zip(left, range(length), strict=False)])
+            tfrecord(file, itertools.islice(left, length))
     return folder
