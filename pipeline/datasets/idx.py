@@ -111,7 +111,7 @@ class Pair:
 
 
 def read(uri: str, *, dimensions: int) -> NDArray[np.uint8]:
-    """The array in an IDX file of bytes; ValueError if it is none, has other dimensions, or another length than told."""
+    """The array in an IDX file of bytes; ValueError if it is none, of other dimensions, or longer or shorter."""
     file: io.BufferedIOBase = io.BufferedReader(Ranged(uri), _BUFFER_BYTES)
     try:
         with gzip.GzipFile(fileobj=file) if uri.endswith(".gz") else file as values:
