@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from launch.cluster.machines import QUIET
@@ -24,6 +25,8 @@ class Machines:
 
     def complete(self) -> None:
         """Bring back what was lost."""
+        # Of machines that are to end with this process Ray sets a handler of SIGTERM: the main thread can.
+        self.cluster._shutdown_at_exit = threading.current_thread() is threading.main_thread()
         while len(self.trainers) < self.most:
             self.trainers.append(self.cluster.add_node(num_cpus=1, resources={"trainer": 1}))
 
