@@ -20,7 +20,7 @@ FLOORS = (
     ("pipeline.stage", "pipeline.storage", "pipeline.log"),
     ("pipeline.record", "pipeline.tracking", "pipeline.tar"),
     ("pipeline.data", "pipeline.datasets", "pipeline.models", "pipeline.runner"),
-    ("pipeline.train", "pipeline.evals"),
+    ("pipeline.train", "pipeline.evals", "pipeline.dedup"),
     ("pipeline.stages",),
     ("configs",),
     ("launch",),
@@ -42,6 +42,7 @@ HOMES = {
 IGNORANCE = (
     ("pipeline.data", "torch", ("pipeline.data.feed", "pipeline.data.resize")),
     ("pipeline.datasets", "torch", ()),
+    ("pipeline.dedup", "torch", ()),
     ("pipeline.models", "pipeline.data", ()),
     ("pipeline.train.loop", "pipeline.data", ()),
     ("pipeline.train.loop", "pipeline.models", ()),

@@ -45,7 +45,7 @@ def pixel_digest(image_HWC: NDArray[np.uint8]) -> int:
     That a million images and a hundred thousand others share one by chance happens once in a hundred million times.
     """
     digest = xxhash.xxh3_64(np.array(image_HWC.shape, "<i8").tobytes())
-    digest.update(np.ascontiguousarray(image_HWC))
+    digest.update(np.ascontiguousarray(image_HWC).data)
     return digest.intdigest()
 
 
