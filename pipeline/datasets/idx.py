@@ -4,12 +4,9 @@ Source: LeCun et al., http://yann.lecun.com/exdb/mnist, which describes the form
 bytes), the number of dimensions, each of them in four bytes, the most significant first, and the values row by row.
 """
 
-import gzip
-import io
 import math
 import re
 import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,12 +18,10 @@ from pipeline.datasets import naming, raw
 from pipeline.datasets.published import Published
 from pipeline.datasets.rows import Rows, label_order
 from pipeline.datasets.webshards import check_classes
-from pipeline.storage.ranged import Ranged
 
 MAX_BYTES = 1 << 30  # of the values in one file, unpacked; EMNIST has 0.5 GiB
 
 _UNSIGNED_BYTES = 8
-_BUFFER_BYTES = 1 << 20
 _FILE = re.compile(r"(?:.*[/-])?(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
 _ABOUT = Published(
     title="MNIST",
@@ -112,14 +107,9 @@ class Pair:
 
 def read(uri: str, *, dimensions: int) -> NDArray[np.uint8]:
     """The array in an IDX file of bytes; ValueError if it is none, of other dimensions, or longer or shorter."""
-    file: io.BufferedIOBase = io.BufferedReader(Ranged(uri), _BUFFER_BYTES)
-    try:
-        with gzip.GzipFile(fileobj=file) if uri.endswith(".gz") else file as values:
-            head = values.read(4 + 4 * dimensions)
-            shape = _shape(head, uri=uri, dimensions=dimensions)
-            data = values.read(math.prod(shape) + 1)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{uri}: is no gzip file, or a damaged one ({error}); copy it again") from error
+    with raw.unpacked(uri) as file:
+        shape = _shape(file.read(4 + 4 * dimensions), uri=uri, dimensions=dimensions)
+        data = file.read(math.prod(shape) + 1)
     if len(data) != math.prod(shape):
         found = "more" if len(data) > math.prod(shape) else f"{len(data):,}"
         raise ValueError(

@@ -1,7 +1,10 @@
 """Images that a file holds as bare pixels: a scan checks them and copies them out as PNG. Knows no format."""
 
+import contextlib
+import gzip
 import io
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +12,9 @@ from PIL import Image
 
 from pipeline.datasets import parquet
 from pipeline.datasets.rows import Gathering, Rows
+from pipeline.storage.ranged import Ranged
+
+_BUFFER_BYTES = 1 << 20
 
 
 def rows(
@@ -43,3 +49,13 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+@contextlib.contextmanager
+def unpacked(uri: str) -> Iterator[io.BufferedIOBase]:
+    """The bytes of a file, what is in it if it is named .gz. ValueError where they are read and prove to be damaged."""
+    with io.BufferedReader(Ranged(uri), _BUFFER_BYTES) as file:
+        try:
+            yield gzip.GzipFile(fileobj=file) if uri.endswith(".gz") else file
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"{uri}: is no gzip file, or a damaged one ({error}); copy it again") from error
