@@ -79,7 +79,8 @@ class Toys:
         kind = "cat" if self.label == "category" else "info"
         values = np.array([*_records(self.labels, kind=kind)]).reshape(-1, 1 if kind == "cat" else 4)
         # Of `info`, column 0 is the toy, 1 its elevation, 2 its azimuth in steps of 10°, of which every other occurs.
-        label_N = {"category": values[:, 0], "elevation": values[:, -3], "azimuth": values[:, -2] / 2}[self.label]
+        column, steps = {"category": (0, 1), "elevation": (1, 1), "azimuth": (2, 2)}[self.label]
+        label_N = values[:, column] / steps
         classes = _CLASSES[self.label]
         if odd := [label for label in label_N.tolist() if label not in range(len(classes))]:
             raise ValueError(
