@@ -21,6 +21,9 @@ _VERSION = re.compile(r"\d{1,9}\.\d{1,9}\.\d{1,9}")
 _PATTERN = re.compile(r"(\d{1,9}|\*)(\.(\d{1,9}|\*)){2}")
 _MOST_CLASSES = 10**6
 
+# What comes of JSON that is none, or that has another form.
+_STRANGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -68,9 +71,10 @@ class Prepared:
         where = storage.join(self.uri, _FEATURES)
         features: Mapping[str, Any] = {}
         try:
-            features = json.loads(storage.read(where))["featuresDict"]["features"]
+            described = json.loads(storage.read(where))
+            features = (described.get("featuresDict") or json.loads(described["content"]))["features"]  # as of 4.5
             num_classes = int(features[label]["classLabel"]["numClasses"])
-        except (storage.NotFound, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        except (storage.NotFound, *_STRANGE) as error:
             there = (
                 f"it has {', '.join(map(repr, sorted(features)))}" if isinstance(features, dict) and features else ""
             )
@@ -117,7 +121,7 @@ def _read(uri: str, dataset: str, version: str) -> Prepared:
         file_format = info.get("fileFormat") or _FORMAT
         splits = {split["name"]: tuple(map(int, split["shardLengths"])) for split in info["splits"]}
         templates = {str(split.get("filepathTemplate") or _TEMPLATE) for split in info["splits"]}
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except _STRANGE as error:
         raise ValueError(
             f"{where}: is not as TFDS 3 and later write it ({error!r}); prepare the data set again"
         ) from error

@@ -152,6 +152,14 @@ def test_classes_without_names_are_numbers(tmp_path):
     assert source.classes() == ("0", "1", "2")
 
 
+def test_features_as_tfds_4_5_described_them_are_read(tmp_path):
+    pets(tmp_path, labels={"label": 3})
+    where = tmp_path / "pets/1.0.0/features.json"
+    inner = json.dumps(json.loads(where.read_text())["featuresDict"])
+    where.write_text(json.dumps({"type": "FeaturesDict", "content": inner, "proto_cls": "FeaturesDict"}))
+    assert opened(Tfds(str(tmp_path), "pets"), tmp_path).classes() == ("0", "1", "2")
+
+
 def test_names_that_are_numbers_are_names(tmp_path):
     source = opened(pets(tmp_path, labels={"label": ["2", "0", "1"]}), tmp_path)
     assert source.classes() == ("2", "0", "1")
