@@ -59,9 +59,10 @@ class Imagenet:
     def pieces(self) -> "Sequence[Tar | ValTar | Images | TableFile]":
         path = storage.absolute(self.path)
         names = ABOUT.listing(path)
-        if tables := published.tables(path, names, image="image", label="label"):
-            return [replace(one, split=_TABLE_SPLITS[one.split]) for one in tables if one.split in _TABLE_SPLITS]
-        pieces = [*_train(path, names), *val_pieces(path, names, labels=self.val_labels)]
+        tables = published.tables(path, names, image="image", label="label")
+        pieces = [replace(one, split=_TABLE_SPLITS[one.split]) for one in tables if one.split in _TABLE_SPLITS]
+        if not tables:
+            pieces = [*_train(path, names), *val_pieces(path, names, labels=self.val_labels)]
         if not pieces:
             raise ABOUT.missing(path, f"{len(names)} files, neither train nor val")
         return pieces

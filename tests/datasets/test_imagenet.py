@@ -160,6 +160,9 @@ def test_a_missing_data_set_is_told_with_where_to_get_it(tmp_path):
     write(tmp_path / "in" / "test" / "x.JPEG", jpeg(0))
     with pytest.raises(ValueError, match="in: 1 files, neither train nor val; ImageNet-1k is to be had"):
         Imagenet(str(tmp_path / "in")).pieces()
+    parquet(tmp_path / "in" / "data", split="test", rows=[("ILSVRC2012_test_00000001.JPEG", jpeg(99), -1)])
+    with pytest.raises(ValueError, match="in: 2 files, neither train nor val"):
+        Imagenet(str(tmp_path / "in")).pieces()
 
 
 @pytest.mark.parametrize("val", [val_tar, val_flat])

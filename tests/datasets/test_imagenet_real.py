@@ -54,7 +54,8 @@ def test_shards_carry_the_labels(source, tmp_path):
     out = tmp_path / "out"
     prepare(Prepare(source), out=str(out), cluster=InProcessCluster(), track=NullTrack())
     with tarfile.open(fileobj=io.BytesIO((out / "val" / "000000.tar").read_bytes())) as tar:
-        members = [tar.extractfile(name).read() for name in tar.getnames() if name.endswith(".json")]
+        files = [tar.extractfile(name) for name in tar.getnames() if name.endswith(".json")]
+        members = [file.read() for file in files if file]
     told = {imagenet.number_of(one["key"], uri="") - 1: one["real"] for one in map(json.loads, members)}
     assert told == dict(enumerate(ANSWERS))
 
@@ -110,4 +111,4 @@ def test_an_image_that_is_refused_stays_refused(tmp_path):
     source = ImagenetReal(str(tmp_path / "in"), answers, labels)
     refused, *others = source.samples("val", range(4))
     assert isinstance(refused, Refused)
-    assert [sample.info["real"] for sample in others] == ANSWERS[1:]
+    assert [not isinstance(sample, Refused) and sample.info["real"] for sample in others] == ANSWERS[1:]
