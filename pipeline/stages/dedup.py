@@ -216,12 +216,12 @@ def _write_lists(tally: Tally, theirs: Sequence[Named], *, out: str) -> str:
 
 def _pairs(tally: Tally, ours: Named, theirs: Sequence[Named]) -> bytes:
     """The contact sheet; b"" where no two images are alike."""
-    rows = sheet.choose(match for test in theirs for match in tally.closest[test.name])
-    if not rows:
-        return b""
-    images = {test.name: sheet.images_of(test.uri, split=test.split) for test in theirs}
-    most = tally.max_distance + 1
-    return sheet.sheet(rows, most=most, ours=sheet.images_of(ours.uri, split=ours.split), theirs=images)
+    return sheet.sheet(
+        (match for test in theirs for match in tally.closest[test.name]),
+        most=tally.max_distance + 1,
+        ours=sheet.images_of(ours.uri, split=ours.split),
+        theirs={test.name: sheet.images_of(test.uri, split=test.split) for test in theirs},
+    )
 
 
 def _publish(theirs: Sequence[Named], counts: Mapping[str, Count], pairs: bytes, *, out: str, track: Track) -> None:

@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -341,3 +343,9 @@ def test_a_config_reads_back_and_stands_in_a_recipe_between_preparing_and_pre_tr
     )
     thinned = Stage("dedup", dedup, CONFIG, needs={"shards": large, "pets": pets, "flowers": flowers})
     assert [stage.name for stage in in_order([thinned])] == ["shards/large", "shards/pets", "shards/flowers", "dedup"]
+
+
+def test_naming_the_stage_in_a_recipe_loads_nothing_heavy():
+    code = "import sys, pipeline.stages.dedup; print(*sorted(m for m in sys.modules if '.' not in m))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "ray", "mlflow", "deepspeed", "matplotlib", "sklearn", "webdataset", "boto3"} & set(loaded)
