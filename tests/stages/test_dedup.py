@@ -19,15 +19,21 @@ from pipeline.data.decode import decode
 from pipeline.data.index import index_name
 from pipeline.data.plan import Plan
 from pipeline.data.reader import Reader
-from pipeline.data.view import EvalView
+from pipeline.data.view import EvalView, TrainView
 from pipeline.data.whole import read_split
+from pipeline.datasets.folder import Folder
+from pipeline.datasets.fractals import Fractals
 from pipeline.dedup import prints
 from pipeline.stage import Artifact, Stage, in_order
 from pipeline.stages import dedup as room
 from pipeline.stages.dedup import Against, Dedup, dedup
 from pipeline.stages.prepare import Prepare, prepare
+from pipeline.stages.pretrain import Pretrain, pretrain
+from pipeline.train.optim import Optim
 from tests.data.pictures import data_set, encoded, jpeg_of, label_of, photo
 from tests.fakes import InProcessCluster, NullTrack
+from tests.gang import gang
+from tests.stages.conftest import CLASSES, MODEL, PX
 
 SIZES = (9, 11, 10)
 VIEW = EvalView(16)
@@ -163,6 +169,22 @@ def test_pre_training_reads_it_in_the_order_of_a_plan_over_what_is_left(tmp_path
         for step in range(2 * plan.steps_per_epoch):
             ids = plan.slots(step).id_S
             np.testing.assert_array_equal(next(batches).images_BHWC, whole[ids])
+
+
+def test_pre_training_trains_on_what_is_left(tmp_path, shards):
+    """From preparing to a trained model: of the 96 fractals 8 are in the other set, pixel by pixel."""
+    config = Prepare(Fractals(CLASSES, per_class=2, image_px=PX, val_per_class=0))
+    prepare(config, out=str(tmp_path / "few"), cluster=InProcessCluster(), track=NullTrack())
+    needs = {"shards": shards, "few": artifact(tmp_path / "few")}
+    told = run(tmp_path / "out", needs, Dedup((Against("few", split="train"),), max_distance=0))
+    assert told["tests"]["few"]["exact"] == 8
+    left = Artifact("dedup-1", "dedup", str(tmp_path / "out"), told)
+    training = Pretrain(
+        MODEL, TrainView(PX, crop="none"), Optim(1e-3), steps=2, global_batch=8, precision="fp32", lanes=4, window=16
+    )
+    with gang(1, folder=tmp_path) as cluster:
+        result = pretrain(training, out=str(tmp_path / "trained"), cluster=cluster, track=NullTrack(), shards=left)
+    assert result["data"] == f"fractals-4, {96 - told['left_out']} images"
 
 
 @pytest.mark.parametrize("after", [0, 1, 5, 6, 7])
@@ -336,8 +358,6 @@ def test_needs_that_the_config_does_not_name_are_refused(tmp_path, needs):
 
 def test_a_config_reads_back_and_stands_in_a_recipe_between_preparing_and_pre_training():
     assert configs.decode(Dedup, configs.encode(CONFIG)) == CONFIG
-    from pipeline.datasets.folder import Folder
-
     large, pets, flowers = (
         Stage(f"shards/{name}", prepare, Prepare(Folder(name))) for name in ("large", "pets", "flowers")
     )
