@@ -57,10 +57,15 @@ def stages() -> tuple[Stage, ...]:
         needs={"shards": paper.shards("imagenet21k", samples_per_shard=5000)},
         resources=FOUR_NODES,
     )
+    return (
+        Stage("report", report, Report("ViT-L/16 on ImageNet-21k"), needs={"pretrain": weights, **_results(weights)}),
+    )
+
+
+def _results(weights: Stage) -> dict[str, Stage]:
     downstream = {name: paper.shards(name) for name in paper.TABLE_4}
-    results = {}
-    for name, tuning in paper.TABLE_4.items():
-        results[f"finetune_{name}"] = paper.tuned(
+    results = {
+        f"finetune_{name}": paper.tuned(
             name,
             tuning,
             image_px=512 if name == "imagenet1k" else 384,  # section 4.1; B.1.1
@@ -70,5 +75,7 @@ def stages() -> tuple[Stage, ...]:
             micro_batch=32,
             polyak=paper.POLYAK if name == "imagenet1k" else None,
         )
+        for name, tuning in paper.TABLE_4.items()
+    }
     results["fewshot"] = paper.fewshot("imagenet1k", weights=weights, on=downstream["imagenet1k"], test_split="val")
-    return (Stage("report", report, Report("ViT-L/16 on ImageNet-21k"), needs={"pretrain": weights, **results}),)
+    return results

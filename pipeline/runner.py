@@ -81,6 +81,7 @@ def run(
     for stage in in_order(targets):
         out = storage.join(root, stage.name)
         needs = {name: done[need.name] for name, need in stage.needs.items()}
+        beside = {name: done[other.name] for name, other in stage.beside.items()}
         built_from = {name: artifact.id for name, artifact in needs.items()}
         if stage.name in rebuild:
             log.info("%s: removing the old output for a rebuild", stage.name)
@@ -90,7 +91,8 @@ def run(
         if found:
             log.info("%s: done already (build %s)", stage.name, found.id[:8])
         else:
-            found = _build(stage, out=out, needs=needs, built_from=built_from, launcher=launcher, code=code)
+            handed = {**needs, **beside}
+            found = _build(stage, out=out, needs=handed, built_from=built_from, launcher=launcher, code=code)
         done[stage.name] = Artifact(found.id, stage.name, out, found.result or {})
         on_done(stage, done[stage.name], fresh)
     return done

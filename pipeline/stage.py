@@ -182,13 +182,18 @@ class Track(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
-    """`run(config, out=..., cluster=..., track=..., **needs)` writes under `out` and returns a small JSON result."""
+    """`run(config, out=..., cluster=..., track=..., **needs, **beside)` writes under `out` and returns a small JSON
+    result.
+
+    What is `beside` is handed over like the needs, but the result does not depend on it: another does not rebuild it.
+    """
 
     name: str
     run: Callable[..., Mapping[str, Any]]
     config: Any
     needs: Mapping[str, "Stage"] = dataclasses.field(default_factory=dict)
     resources: Resources = Resources()
+    beside: Mapping[str, "Stage"] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -197,7 +202,7 @@ class Stage:
                 "'finetune/digits'"
             )
         try:
-            inspect.signature(self.run).bind(self.config, out="", cluster=None, track=None, **self.needs)
+            inspect.signature(self.run).bind(self.config, out="", cluster=None, track=None, **self.needs, **self.beside)
         except TypeError as error:
             raise TypeError(f"stage {self.name!r}: {self.run.__qualname__} cannot take these needs: {error}") from error
 
@@ -218,7 +223,7 @@ def in_order(targets: Sequence[Stage]) -> list[Stage]:
         if ordered.get(stage.name, stage) is not stage:
             raise ValueError(f"two different stages are named {stage.name!r}")
         if stage.name not in ordered:
-            for need in stage.needs.values():
+            for need in (*stage.needs.values(), *stage.beside.values()):
                 visit(need)
             ordered[stage.name] = stage
 
@@ -259,4 +264,5 @@ def _changed(stage: Stage, assignments: list[str], made: Mapping[str, Stage]) ->
         config=configs.override(stage.config, of_config, at=stage.name),
         resources=configs.override(stage.resources, of_resources, at=f"{stage.name}.resources"),
         needs={name: made[need.name] for name, need in stage.needs.items()},
+        beside={name: made[other.name] for name, other in stage.beside.items()},
     )

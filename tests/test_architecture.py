@@ -21,6 +21,7 @@ FLOORS = (
     ("pipeline.record", "pipeline.tracking", "pipeline.tar"),
     ("pipeline.data", "pipeline.datasets", "pipeline.models", "pipeline.runner"),
     ("pipeline.train", "pipeline.evals", "pipeline.dedup"),
+    ("pipeline.follow",),
     ("pipeline.stages",),
     ("configs",),
     ("launch",),
@@ -285,8 +286,8 @@ def test_a_library_in_the_wrong_room_is_named_with_its_line(line, module, compla
     [
         ("from pipeline import runner", "pipeline.record", "pipeline.runner is on floor 3"),
         ("from pipeline.evals import knn", "pipeline.train.task", "pipeline.evals.knn is on floor 4"),
-        ("import launch.run", "pipeline.stages.pretrain", "launch.run is on floor 7"),
-        ("from ..stages import pretrain", "pipeline.train.loop", "pipeline.stages.pretrain is on floor 5"),
+        ("import launch.run", "pipeline.stages.pretrain", "launch.run is on floor 8"),
+        ("from ..stages import pretrain", "pipeline.train.loop", "pipeline.stages.pretrain is on floor 6"),
     ],
 )
 def test_an_import_that_points_up_or_sideways_is_named_with_its_line(line, module, complaint, monkeypatch):

@@ -34,6 +34,10 @@ def train(config, *, out, cluster, track, shards):
     return {"read": shards.result["samples"]}
 
 
+def look(config, *, out, cluster, track, shards, other):
+    return {"read": shards.result["samples"], "seen": other.result["samples"]}
+
+
 def report(config, *, out, cluster, track, weights):
     return {}
 
@@ -100,6 +104,19 @@ def test_everything_runs_once_and_then_is_skipped(root, machine):
     assert first["train"].uri == storage.join(root, "train")
     assert first["train"].result == {"read": 3}
     assert [action for _, action in actions(stages(), root)] == ["skip"] * 3
+
+
+def test_what_is_beside_is_handed_over_and_built_first_but_another_rebuilds_nothing(root, machine):
+    def beside(size: int) -> Stage:
+        shards = Stage("shards/small", make, Config())
+        return Stage("look", look, Config(), {"shards": shards}, beside={"other": Stage("other", make, Config(size))})
+
+    first = go([beside(7)], root, machine)
+    assert machine.again() == ["shards/small", "other", "look"]
+    assert first["look"].result == {"read": 3, "seen": 7}
+    again = go([beside(9)], root, machine, rebuild=["other"])
+    assert machine.again() == ["other"]
+    assert again["look"] == first["look"]
 
 
 def test_the_record_says_what_was_computed_from_what_and_by_whom(root, machine):

@@ -45,8 +45,7 @@ class Finetune:
     every seed trains on all of its images and is judged on the whole test split. A seed draws images, order and views.
     polyak: what is judged is the mean of the weights with this factor (0.9999 for Table 2), not the last ones.
     `metrics` are told beside top-1; `real` is the URI of real.json, for ImageNet-ReaL on ILSVRC's validation images.
-    Machines are the stage's resources: `workers` above 1 makes a gang of each trial, else trials are single tasks
-    with the CPUs and GPUs of a worker, side by side.
+    With more than one of the stage's `workers` each trial is a gang, else one of many tasks, a worker's CPUs and GPUs.
     """
 
     task: str
@@ -112,8 +111,7 @@ def finetune(
     """Top-1 on the test split over the seeds, at the learning rate that did best on held-out training images.
 
     Of equally good learning rates the one of the lower held-out loss is taken, then the lower one. Returns {"rows"},
-    one for each of `per_class` and further metric. ValueError for weights or shards that the config cannot use, before
-    anything runs.
+    one for each of `per_class` and further metric. ValueError, before anything runs, for unusable weights or shards.
     """
     bench = _bench(config, out=out, cluster=cluster, weights=weights, shards=shards)
     track.params(encode(config))

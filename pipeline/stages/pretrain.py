@@ -7,6 +7,7 @@
 <out>/skipped/               batches that changed nothing, if there were any: why, and their samples
 <out>/hangs/                 the stacks of processes that hung, if any did
 <out>/ids/                   the samples of every step, if asked for (train.audit)
+<out>/following.json         few-shot accuracy of checkpoints on the way, if asked for (pipeline.follow)
 <out>/profile/               what a few steps are made of, if asked for (train.profile)
 <out>/weights.safetensors    the result
 """
@@ -32,11 +33,14 @@ def pretrain(
 ) -> Mapping[str, Any]:
     """Train for `config.steps` steps, going on from the newest whole checkpoint under `out` if there is one.
 
-    Reads `shards`; with a mixture, `shards` and `more` by its weights.
+    Reads `shards`; with a mixture, `shards` and those of `more` that it names, by its weights. What `config.following`
+    names is looked at meanwhile.
     """
     from pipeline.train.reading import manifests_of
 
-    data = tuple(artifact.uri for artifact in _chosen(config, {"shards": shards, **more}))
+    followed = {one.need for one in config.following} - {share.name for share in config.mixture}
+    read = {name: artifact for name, artifact in more.items() if name not in followed}
+    data = tuple(artifact.uri for artifact in _chosen(config, {"shards": shards, **read}))
     manifests = manifests_of(data, num_classes=config.model.num_classes)
     name, num_samples = " + ".join(m.name for m in manifests), sum(m.num_samples(config.split) for m in manifests)
     images = config.steps * config.global_batch
@@ -49,8 +53,7 @@ def pretrain(
     log.info("pretrain: %d steps of %d images (%s), %s", config.steps, config.global_batch, epochs, cost)
     identity = fingerprint([encode(config, identity=True), *(manifest.digest for manifest in manifests)])
     job = Job(config, data, out, identity)
-    with Driver(out=out, steps=config.steps, title="pretrain", track=track) as driver:
-        result = cluster.gang(train_member, job, on_message=driver.hear)
+    result = _trained(job, beside=more, cluster=cluster, track=track)
     track.model(name="vit", uri=job.weights, digest=result["digest"], params=encode(config.model), step=config.steps)
     return {
         **result,
@@ -60,10 +63,26 @@ def pretrain(
         "parameters": parameters,
         "train_flops": images * flops.train_flops(config.model),
         "data": f"{name}, {num_samples} images",
-        "quarantined": driver.quarantined,
         "model": encode(config.model),
-        **driver.summary(),
     }
+
+
+def _trained(job: Job, *, beside: Mapping[str, Artifact], cluster: Cluster, track: Track) -> dict[str, Any]:
+    """What the gang found, and who heard it."""
+    from pipeline.follow import Follower
+
+    with (
+        Follower(job, beside=beside, cluster=cluster, track=track) as follower,
+        Driver(out=job.out, steps=job.config.steps, title="pretrain", track=track) as driver,
+    ):
+
+        def hear(message: Mapping[str, Any]) -> None:
+            driver.hear(message)
+            follower.hear(message)
+
+        result = cluster.gang(train_member, job, on_message=hear)
+    followed = {"following": follower.rows} if follower.rows else {}
+    return {**result, "quarantined": driver.quarantined, **driver.summary(), **followed}
 
 
 def _chosen(config: Pretrain, needs: Mapping[str, Artifact]) -> list[Artifact]:

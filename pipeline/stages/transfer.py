@@ -176,31 +176,23 @@ def extract(part: Slice) -> Mapping[str, Any]:
     import torch
 
     from pipeline.models.origin import frozen
-    from pipeline.train.infer import outputs
-    from pipeline.train.task import normalised
+    from pipeline.train.infer import features
 
     config = part.config
     device = torch.device("cuda" if part.gpus else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(part.cpus)))
-    model = frozen(part.origin, seed=config.seed).to(device)
-
-    def features(images_BCHW: torch.Tensor) -> torch.Tensor:
-        half = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
-        with torch.inference_mode(), half:
-            return model.features(normalised(images_BCHW, dtype=torch.float32)).float().cpu()
-
-    batches = outputs(
-        features,
+    features_ND = features(
+        frozen(part.origin, seed=config.seed),
         shards=part.shards,
         split=part.split,
         ids_N=np.arange(part.first, part.stop),
         view=config.view,
+        precision=config.precision,
         batch=config.batch,
         device=device,
         threads=config.decode_threads,
     )
-    features_ND = np.concatenate([features_BD.numpy() for features_BD, _ in batches])
     file = io.BytesIO()
     np.save(file, features_ND, allow_pickle=False)
     storage.write(part.uri, file.getvalue())

@@ -1,10 +1,11 @@
 """Images of a split through a model that is not trained, in batches and in order. Knows no metric.
 
-Dimension key: B images of a batch, N samples asked for, C, H, W an image.
+Dimension key: B images of a batch, N samples asked for, C, H, W an image, D width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from pipeline.data.view import EvalView
 from pipeline.data.whole import read_split
+from pipeline.models.vit import ViT
+from pipeline.train.task import normalised
 
 Chunk = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -54,6 +57,31 @@ def outputs(
         for first in range(0, len(labels_B), batch):
             images_BCHW = torch.from_numpy(images_BHWC[first : first + batch]).permute(0, 3, 1, 2)
             yield forward(images_BCHW.to(device)), torch.from_numpy(labels_B[first : first + batch])
+
+
+def features(
+    model: ViT,
+    *,
+    shards: str,
+    split: str,
+    ids_N: NDArray[np.int64],
+    view: EvalView,
+    precision: Literal["fp32", "bf16"],
+    batch: int,
+    device: torch.device,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """What the head of a frozen model is given, float32 [N, D], for the samples `ids_N` of a split."""
+    model = model.to(device)
+
+    def forward(images_BCHW: Tensor) -> Tensor:
+        half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+        with torch.inference_mode(), half:
+            return model.features(normalised(images_BCHW, dtype=torch.float32)).float().cpu()
+
+    about = {"shards": shards, "split": split, "ids_N": ids_N, "view": view}
+    batches = outputs(forward, **about, batch=batch, device=device, threads=threads)
+    return np.concatenate([features_BD.numpy() for features_BD, _ in batches])
 
 
 def _ahead(read: Callable[[slice], Chunk], rows: Sequence[slice]) -> Iterator[Chunk]:

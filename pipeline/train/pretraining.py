@@ -8,6 +8,7 @@ from pipeline.config import execution
 from pipeline.data.mixture import Share
 from pipeline.data.view import TrainView
 from pipeline.models.variant import ViTConfig
+from pipeline.train.following import Following
 from pipeline.train.guard import Guards
 from pipeline.train.objective import Objective
 from pipeline.train.optim import Optim
@@ -31,6 +32,7 @@ class Pretrain:
     nearby: a folder on a machine's own disk, better an NVMe, that checkpoints for object storage are written to first.
     collect_every: steps between two searches for garbage; 0 leaves it to Python.
     audit: keep the ids of all samples of every step beside the checkpoints.
+    following: what is looked at while training goes on.
     """
 
     model: ViTConfig
@@ -60,6 +62,7 @@ class Pretrain:
     reading: Reading = execution(Reading())
     watching: Watching = execution(Watching())
     audit: bool = execution(False)
+    following: tuple[Following, ...] = execution(())
 
     def __post_init__(self) -> None:
         for name in ("steps", "global_batch", "lanes", "checkpoint_every", "keep_checkpoints", "log_every"):
