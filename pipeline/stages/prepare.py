@@ -23,15 +23,9 @@ from pipeline.data.limit import Limits, fitted
 from pipeline.data.plan import permutation
 from pipeline.data.quarantine import LeftOut
 from pipeline.datasets import scan
-from pipeline.datasets.archive import Archive
-from pipeline.datasets.digits import Digits
-from pipeline.datasets.folder import Folder
-from pipeline.datasets.fractals import Fractals
+from pipeline.datasets.choice import Choice
 from pipeline.datasets.source import Refused, Sample, Source
-from pipeline.datasets.table import Table
-from pipeline.datasets.tfds import Tfds
 from pipeline.datasets.vtab import Vtab
-from pipeline.datasets.webshards import WebShards
 from pipeline.stage import Cluster, Track
 
 log = logging.getLogger(__name__)
@@ -51,7 +45,7 @@ class Prepare:
     listed in quarantine.jsonl.
     """
 
-    source: Fractals | Digits | Folder | Archive | Table | WebShards | Tfds | Vtab
+    source: Choice
     samples_per_shard: int = 1000
     seed: int = 0
     max_corrupt: int = execution(0)

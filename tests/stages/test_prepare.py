@@ -235,14 +235,6 @@ def test_keys_number_the_samples_of_a_split(tmp_path):
     assert names == [f"{number:09d}.cls" for number in range(100)]
 
 
-def test_all_sources_can_stand_in_a_config_and_come_back(tmp_path):
-    for source in (Digits(16), Folder("/in", holdout=0.1), Fractals(2, 3, 8)):
-        config = Prepare(source, samples_per_shard=5)
-        assert configs.decode(Prepare, configs.encode(config)) == config
-    changed = configs.override(FRACTALS, ["source.num_classes=5", "samples_per_shard=7"])
-    assert (changed.source.num_classes, changed.samples_per_shard) == (5, 7)
-
-
 def test_the_manifest_says_where_the_data_came_from(tmp_path):
     made(Prepare(Digits(8), samples_per_shard=1000), str(tmp_path))
     manifest = read_manifest(str(tmp_path))
