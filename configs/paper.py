@@ -1,17 +1,31 @@
 """What the recipes share: data sets, views, fine-tuning and few-shot evaluation as the papers have them. No recipe.
 
-Every data set is a folder of images, `data/<name>/<split>/<class>/<image>`, with the splits "train" and "test"
-("train" and "val" for ImageNet-1k). Where yours lies is said on the command line:
+Every data set is read from data/<name>, in the form that it is published in (`SOURCES`, and pipeline/datasets); a
+benchmark is refused unless it is whole. Where yours lies is said on the command line; so are the classes of ImageNet's
+validation images, where they lie in one tar:
 
-    tessera run vit_b16_i1k --set shards/imagenet1k.source.path=/data/imagenet
+    tessera run vit_b16_i1k --set shards/imagenet1k.source.path=/data/imagenet \
+        --set shards/imagenet1k.source.val_labels=/data/imagenet_2012_validation_synset_labels.txt
+
+Any other source may stand there instead. A folder of images, <path>/<split>/<class>/<image>, of any number and any
+classes, with the splits "train" and "test" ("train" and "val" for ImageNet-1k), is
+
+    tessera run vit_b16_i1k --set shards/pets.source='{"is": "Folder", "path": "/data/pets"}'
 
 [ViT] is arXiv 2010.11929, [AugReg] arXiv 2106.10270, [BPV] arXiv 2205.01580 ("Better plain ViT baselines").
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.data.view import EvalView, TrainView
+from pipeline.datasets.archive import Archive
+from pipeline.datasets.choice import Choice
+from pipeline.datasets.cifar import Cifar
+from pipeline.datasets.flowers import Flowers
 from pipeline.datasets.folder import Folder
+from pipeline.datasets.imagenet import Imagenet
+from pipeline.datasets.pets import Pets
 from pipeline.evals.protocol import Fewshot
 from pipeline.stage import Resources, Stage
 from pipeline.stages.finetune import Finetune, finetune
@@ -25,6 +39,17 @@ COMPILED = Speed(compile=True)  # not of the papers: half a minute once, for eve
 JFT_300M = 303_000_000  # [ViT] 4.1
 IMAGENET_21K = 14_197_122  # the release of fall 2011; "14M images" in [ViT] 4.1
 IMAGENET_1K = 1_281_167  # ILSVRC-2012
+
+# "train" is all that there is to train on, of Pets what is called trainval; but of Flowers 1,020 images, without the
+# 1,020 to validate on, as in the authors' code (big_vision/configs/transfer.py: train[:90%] and train[90%:]).
+SOURCES: Mapping[str, Choice] = {
+    "imagenet1k": Imagenet("data/imagenet1k"),
+    "imagenet21k": Archive("data/imagenet21k"),  # fall11_whole.tar, or the tars in it
+    "cifar10": Cifar("data/cifar10", num_classes=10),
+    "cifar100": Cifar("data/cifar100", num_classes=100),
+    "pets": Pets("data/pets"),
+    "flowers102": Flowers("data/flowers102"),
+}
 
 # RandAugment's (operations, magnitude) and Mixup's parameter, by the names of [AugReg] section 3.
 AUGREG: dict[str, tuple[tuple[int, int] | None, float]] = {
@@ -63,8 +88,12 @@ POLYAK = 0.9999  # [ViT] B.1.1, of Table 2's ImageNet figures
 
 
 def shards(name: str, *, samples_per_shard: int = 1000) -> Stage:
-    """The data set in data/<name>, as shards; a thousand photographs of ImageNet's are about 110 MB."""
-    return Stage(f"shards/{name}", prepare, Prepare(Folder(f"data/{name}"), samples_per_shard=samples_per_shard))
+    """The data set in data/<name>, as shards; a thousand photographs of ImageNet's are about 110 MB.
+
+    One that is not published, or not among `SOURCES`, is a folder of images.
+    """
+    source = SOURCES.get(name, Folder(f"data/{name}"))
+    return Stage(f"shards/{name}", prepare, Prepare(source, samples_per_shard=samples_per_shard))
 
 
 def train_view(image_px: int) -> TrainView:

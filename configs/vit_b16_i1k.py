@@ -12,7 +12,8 @@ Uncertain, since neither the paper nor its code say so:
   AugReg (arXiv 2106.10270); their later code has softmax (big_vision/configs/vit_i1k.py):
   `--set pretrain.objective.kind=softmax --set pretrain.model.head_bias=0`.
 * Section 4.3 mentions label smoothing as one of three tuned regularisers on ImageNet, without a value: none here.
-* Flowers has 1,020 images to train on and as many to validate; the paper does not say whether "train" is both.
+* Flowers has 1,020 images to train on and as many to validate; the paper does not say whether "train" is both. It is
+  the former here, as in the authors' later code: `--set shards/flowers102.source.joined=true` for both.
 """
 
 from configs import paper

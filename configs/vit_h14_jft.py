@@ -20,7 +20,8 @@ Uncertain, since neither the paper nor its code say so:
   folder it has one.
 * 384 px are no multiple of 14. The reference's convolution leaves out the last 6 pixels, so its 27 × 27 patches show
   378 px; here the image is resized to these.
-* Flowers has 1,020 images to train on and as many to validate; the paper does not say whether "train" is both.
+* Flowers has 1,020 images to train on and as many to validate; the paper does not say whether "train" is both. It is
+  the former here, as in the authors' later code: `--set shards/flowers102.source.joined=true` for both.
 """
 
 from configs import paper

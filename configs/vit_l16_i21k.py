@@ -13,7 +13,8 @@ Uncertain:
   of the release of fall 2011 make 312 k. The paper removed near-duplicates of the test images, which is not done here.
 * 21,843 classes are those of the reference. The release has 21,841: `--set pretrain.model.num_classes=21841`.
 * Gradients are not clipped: the paper says it clips on ImageNet.
-* Flowers has 1,020 images to train on and as many to validate; the paper does not say whether "train" is both.
+* Flowers has 1,020 images to train on and as many to validate; the paper does not say whether "train" is both. It is
+  the former here, as in the authors' later code: `--set shards/flowers102.source.joined=true` for both.
 """
 
 from configs import paper
