@@ -38,7 +38,7 @@ def note(findings: Findings, *, limit: int = NOTE_CHARS) -> str:
 def _pretrainings(findings: Findings) -> list[str]:
     parts = []
     for one in findings.pretrainings:
-        parts += [f"## {_text(one.heading)}", _table(("what", "value"), one.facts)]
+        parts += [f"## {_text(one.heading)}", table(("what", "value"), one.facts)]
     return parts
 
 
@@ -46,8 +46,8 @@ def _transfer(pairs: Sequence[compare.Pair], *, left_out: int = 0) -> list[str]:
     if not pairs and not left_out:
         return []
     more = f"\n\n{left_out} more in report.html and transfer.json." if left_out else ""
-    table = _table(compare.COLUMNS, [compare.cells(pair) for pair in pairs])
-    return ["## Transfer", f"{table}{more}", compare.LEGEND]
+    pairs_table = table(compare.COLUMNS, [compare.cells(pair) for pair in pairs])
+    return ["## Transfer", f"{pairs_table}{more}", compare.LEGEND]
 
 
 def _grids(grids: Iterable[Grid]) -> str:
@@ -56,15 +56,16 @@ def _grids(grids: Iterable[Grid]) -> str:
         tried = ", ".join(f"{value:g}: {compare.figure(score, metric=grid.metric)}" for value, score in grid.tried)
         edge = " (edge of the grid)" if grid.on_edge else ""
         rows.append((grid.task, grid.protocol, grid.init, f"{grid.parameter} {grid.chosen:g}{edge}", tried))
-    return _table(("task", "protocol", "init", "chosen", "held-out score"), rows)
+    return table(("task", "protocol", "init", "chosen", "held-out score"), rows)
 
 
 def _sources(findings: Findings) -> str:
     rows = [(one.stage, one.build, one.code, one.record_uri) for one in findings.sources]
-    return _table(("stage", "build", "code", "record"), rows)
+    return table(("stage", "build", "code", "record"), rows)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose cells are text, whatever is in them."""
     lines = [head, ["---"] * len(head), *([_text(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -148,6 +148,16 @@ def reported() -> Iterator[Reported]:
             yield Reported("[ViT] Table 9", model, data, f"{vtab.PREFIX}{task}", "top1", score / 100)
 
 
+def figure_3() -> tuple[Reported, ...]:
+    """What [ViT] figure 3 draws of its own models, as printed in Table 5: ImageNet top-1 by what was pre-trained on.
+
+    The shaded area of BiT's ResNets beside them is only drawn.
+    """
+    return tuple(
+        one for one in reported() if (one.table, one.task, one.metric) == ("[ViT] Table 5", IMAGENET_1K, "top1")
+    )
+
+
 def find(model: str, *, data: str, task: str, metric: str = "top1", protocol: str = "finetune") -> Reported | None:
     """What [ViT] reports for a model, `data` it was pre-trained on, a task and a metric; None where it does not.
 
