@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pipeline import storage
 from pipeline.data import inspect
 from pipeline.data.dataset import read_manifest
 from pipeline.data.view import EvalView
@@ -92,3 +93,20 @@ def test_more_samples_than_there_are_are_refused_before_anything_is_written(tmp_
     with pytest.raises(ValueError, match="samples: 31 are asked for, train has 30; take fewer"):
         run(tmp_path / "out", whole, Portion(samples=31))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_portion_of_a_portion_is_a_data_set_as_any_other(tmp_path, whole):
+    half = Artifact("half", "portion", str(tmp_path / "half"), run(tmp_path / "half", whole, Portion(0.5)))
+    told = run(tmp_path / "less", half, Portion(0.2))
+    assert (told["samples"], told["of"]) == (3, 15)
+    assert images_of(tmp_path / "less") < images_of(half.uri)
+
+
+def test_in_a_bucket_it_is_the_same(tmp_path, whole, s3_environment):
+    there = f"{s3_environment.uri}/{tmp_path.name}"
+    for name in storage.listing(whole.uri):
+        storage.write(storage.join(there, "whole", name), storage.read(storage.join(whole.uri, name)))
+    told = run(storage.join(there, "out"), Artifact("b", "s", storage.join(there, "whole"), {}), Portion(0.3))
+    assert told["samples"] == run(tmp_path / "out", whole, Portion(0.3))["samples"] == 9
+    assert images_of(storage.join(there, "out")) == images_of(tmp_path / "out")
+    assert not [name for name in storage.listing(storage.join(there, "out")) if name.endswith(".tar")]
