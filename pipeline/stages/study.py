@@ -62,7 +62,7 @@ def study(config: Study, *, out: str, cluster: Cluster, track: Track, **needs: A
     trained = _trained(config, needs)
     rows = [row for need in needs.values() for row in need.result.get("rows", ())]
     found = points.points(trained, rows)
-    if not found:
+    if not points.panels(found):
         raise ValueError(f"study: none of {', '.join(needs)} has rows; give it a finetune or transfer")
     track.params(encode(config))
     figures = []

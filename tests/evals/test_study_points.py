@@ -37,6 +37,17 @@ def test_a_result_of_weights_that_are_not_in_the_study_is_refused():
         point.points([SMALL, MORE], [row(LARGE)])
 
 
+def test_a_model_that_diverged_is_in_the_table_and_in_no_panel():
+    rows = [{**row(SMALL), "mean": None, "std": None}, row(MORE)]
+    found = point.points([SMALL, MORE], rows)
+    assert [one.trained for one in found] == [SMALL, MORE]
+    assert {key: [one.trained for one in panel] for key, panel in point.panels(found).items()} == {
+        ("digits", "5-shot"): [MORE]
+    }
+    assert point.headline(found).endswith("small (55.0 %) with 400 GFLOP.")
+    assert "NaN" not in table.points(found, published=False).json().decode()
+
+
 def test_epochs_are_images_over_samples():
     assert (SMALL.epochs, MORE.epochs) == (10, 1)
 

@@ -1,5 +1,6 @@
 """What a study compares: pre-trainings, what each took, and how well each transfers. Standard library only."""
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,15 +71,15 @@ def points(trained: Sequence[Trained], rows: Iterable[Mapping[str, Any]]) -> tup
                 f"of {', '.join(dict.fromkeys(one.model for one in trained))} has published; the stage that made them "
                 "has to be a need, too"
             )
-        mean, std = (float("nan") if row[key] is None else float(row[key]) for key in ("mean", "std"))
+        mean, std = (math.nan if row[key] is None else float(row[key]) for key in ("mean", "std"))
         found.append(Point(one, row["task"], row["protocol"], mean, std, len(row["values"])))
     return tuple(sorted(found, key=lambda point: trained.index(point.trained)))
 
 
 def panels(found: Iterable[Point]) -> Panels:
-    """Points by (task, protocol), in the order of their first."""
+    """Points by (task, protocol), in the order of their first. Those of models that diverged are left out."""
     grouped: dict[tuple[str, str], list[Point]] = {}
-    for point in found:
+    for point in filter(lambda point: math.isfinite(point.mean), found):
         grouped.setdefault((point.task, point.protocol), []).append(point)
     return grouped
 

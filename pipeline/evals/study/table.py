@@ -1,5 +1,6 @@
 """A study as tables: every point, own and the paper's, for programs; a row for each pre-training for people."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -38,7 +39,8 @@ def markdown(title: str, found: Sequence[Point]) -> str:
 def _own(point: Point) -> tuple[Any, ...]:
     trained = point.trained
     took = (trained.samples, trained.epochs, trained.parameters, trained.flops / 1e18)
-    score = (point.task, point.protocol, METRIC, point.mean, point.std, point.num_seeds)
+    mean, std = (value if math.isfinite(value) else None for value in (point.mean, point.std))  # JSON has no NaN
+    score = (point.task, point.protocol, METRIC, mean, std, point.num_seeds)
     return (OWN, trained.model, trained.data, *took, *score, trained.digest)
 
 
