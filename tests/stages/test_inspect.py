@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from pipeline import storage
 from pipeline.data.view import EvalView
 from pipeline.data.whole import read_split
 from pipeline.evals.inspect.filters import principal
-from pipeline.models import weights as files
 from pipeline.models.attention import walk
 from pipeline.models.vit import ViT
 from pipeline.stage import Artifact, Resources
@@ -60,10 +60,10 @@ def model_at(step):
     return ViT(MODEL, generator=torch.Generator().manual_seed(step)).eval()
 
 
-@pytest.fixture
-def trained(tmp_path) -> Artifact:
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Artifact:
     """A pre-training of 30 steps that has kept a checkpoint every 10; each has other weights."""
-    folder = tmp_path / "pretrain"
+    folder = tmp_path_factory.mktemp("pretrain")
     for step in (10, 20, 30):
         state = {f"model.{name}": tensor for name, tensor in model_at(step).state_dict().items()}
         held = [Fragment(name, MASTER, 0, tensor.flatten()) for name, tensor in state.items()]
@@ -75,68 +75,94 @@ def trained(tmp_path) -> Artifact:
     return changed(publish(model_at(30), folder=folder), steps=30)
 
 
-def test_there_is_a_picture_and_its_numbers_for_every_figure(tmp_path, weights, shards):
-    found = run(CONFIG, tmp_path, weights=weights, shards=shards)
-    assert [figure["name"] for figure in found["figures"]] == list(FIGURES)
+@pytest.fixture(scope="module")
+def looked(tmp_path_factory, weights, shards):
+    """(folder, result, track) of all three states of the weights, which the tests that change nothing share."""
+    folder, track = tmp_path_factory.mktemp("looked"), NullTrack()
+    found = run(dataclasses.replace(CONFIG, every=10), folder, weights=weights, shards=shards, track=track)
+    return folder, found, track
+
+
+def test_there_is_a_picture_and_its_numbers_for_every_figure_of_every_step(looked):
+    folder, found, _ = looked
+    assert found["steps"] == [10, 20, 30]
+    places = [(figure["step"], figure["name"]) for figure in found["figures"]]
+    assert places == [(step, name) for step in (10, 20, 30) for name in FIGURES]
+    written = {f"looked/step-{step:08d}.json" for step in (10, 20, 30)}
     for figure in found["figures"]:
         with Image.open(figure["png"]) as image:
             assert image.format == "PNG"
         stem = figure["png"].removesuffix(".png")
         assert figure["numbers"] == [f"{stem}.{ending}" for ending in FIGURES[figure["name"]]]
         assert figure["caption"].endswith(".")
-    written = {f"step-00000000/{name}.{ending}" for name, endings in FIGURES.items() for ending in ("png", *endings)}
-    assert set(storage.listing(str(tmp_path))) == written | {"looked/step-00000000.json"}
-    assert found["steps"] == [0]
+        written |= {uri.removeprefix(f"{folder}/") for uri in (figure["png"], *figure["numbers"])}
+    assert set(storage.listing(str(folder))) == written
     json.dumps(found)
 
 
-def test_the_numbers_are_those_of_the_published_model(tmp_path, weights, shards):
-    run(CONFIG, tmp_path, weights=weights, shards=shards)
-    config, state = files.from_bytes(storage.read(weights.result["weights"]))
-    model = ViT(config)
-    model.load_state_dict(state)
-    folder = tmp_path / "step-00000000"
+@pytest.mark.parametrize("step", [10, 20, 30])
+def test_the_numbers_are_those_of_the_weights_of_the_step(looked, step):
+    state, folder = model_at(step).state_dict(), looked[0] / f"step-{step:08d}"
     expected = principal(state["patch_embed.proj.weight"].numpy())
     np.testing.assert_allclose(arrays(folder / "filters.npz")["components_FCPP"], expected.components_FCPP, atol=1e-6)
     unit_ND = torch.nn.functional.normalize(state["pos_embed"][0].double(), dim=1).numpy()
     np.testing.assert_allclose(arrays(folder / "positions.npz")["similarity_NN"], unit_ND @ unit_ND.T, atol=1e-6)
-    seen = arrays(folder / "rollout.npz")["images_BHWC"]
-    rolled = arrays(folder / "rollout.npz")["masks_Bhw"]
-    images_BCHW = torch.from_numpy(seen).permute(0, 3, 1, 2) / 127.5 - 1
-    products = [torch.eye(16).expand(3, 16, 16)]
+    rolled, products = arrays(folder / "rollout.npz"), [torch.eye(16).expand(3, 16, 16)]
 
     def see(layer, weights_BATT):
         products.append((weights_BATT.mean(dim=1) + torch.eye(16)) / 2 @ products[-1])
 
-    walk(model.eval(), images_BCHW, see)
-    np.testing.assert_allclose(rolled, products[-1].mean(dim=1).view(3, 4, 4).numpy(), atol=1e-6)
-    np.testing.assert_allclose(rolled.sum(axis=(1, 2)), 1, atol=1e-5)
+    walk(model_at(step), torch.from_numpy(rolled["images_BHWC"]).permute(0, 3, 1, 2) / 127.5 - 1, see)
+    np.testing.assert_allclose(rolled["masks_Bhw"], products[-1].mean(dim=1).view(3, 4, 4).numpy(), atol=1e-6)
+    np.testing.assert_allclose(rolled["masks_Bhw"].sum(axis=(1, 2)), 1, atol=1e-5)
 
 
-def test_images_are_of_the_split_and_of_the_seed(tmp_path, weights, shards):
+def test_the_images_are_the_same_at_every_step(looked):
+    shown = [arrays(looked[0] / f"step-{step:08d}" / "rollout.npz")["images_BHWC"] for step in (10, 20, 30)]
+    assert np.array_equal(shown[0], shown[1])
+    assert np.array_equal(shown[0], shown[2])
+
+
+def test_mlflow_is_given_pictures_with_steps_and_the_numbers_as_files(looked, weights):
+    _, _, track = looked
+    pictures = [re.match(r"images/inspect~([\w-]+)\+step\+(\d+)\+.*\.png$", name) for name in track.told_artifacts]
+    steps = {(match[1], int(match[2])) for match in pictures if match}
+    assert steps == {(name, step) for name in FIGURES for step in (10, 20, 30)}
+    assert track.told_tags["mlflow.loggedImages"] == "True"
+    table = json.loads(track.told_artifacts["inspect/step-00000020/attention-distance.json"])
+    assert table["columns"][:3] == ["layer", "head", "distance_px"]
+    assert [step for step, _ in track.told_metrics] == [10, 20, 30]
+    metrics = track.told_metrics[0][1]
+    assert set(metrics) == {f"inspect/{name}" for name in ("filters_share", "distance_first_px", "distance_last_px")}
+    with np.load(io.BytesIO(track.told_artifacts["inspect/step-00000010/filters.npz"]), allow_pickle=False) as found:
+        assert found["share_F"].sum() == pytest.approx(metrics["inspect/filters_share"])
+    assert track.told_tags["checkpoint_digest"] == weights.result["digest"]
+    assert [entry["context"] for entry in track.told_datasets] == ["val"]
+
+
+def test_images_are_of_the_split_and_of_the_seed(tmp_path, looked, weights, shards):
     everything_BHWC, _, _ = read_split(shards.uri, split="val", view=EvalView(PX))
     whole = {image.tobytes() for image in everything_BHWC}
-    shown = []
-    for name, config in (("a", CONFIG), ("b", dataclasses.replace(CONFIG, seed=1)), ("c", CONFIG)):
-        run(config, tmp_path / name, weights=weights, shards=shards)
-        images_BHWC = arrays(tmp_path / name / "step-00000000" / "rollout.npz")["images_BHWC"]
-        shown.append([image.tobytes() for image in images_BHWC])
-        assert set(shown[-1]) <= whole
-    assert shown[0] == shown[2] != shown[1]
+    run(dataclasses.replace(CONFIG, seed=1), tmp_path, weights=weights, shards=shards)
+    shown = [
+        [image.tobytes() for image in arrays(folder / "step-00000030" / "rollout.npz")["images_BHWC"]]
+        for folder in (looked[0], tmp_path)
+    ]
+    assert set(shown[0]) <= whole
+    assert set(shown[1]) <= whole
+    assert shown[0] != shown[1]
 
 
 def test_more_images_than_there_are_are_all_of_them(tmp_path, weights, shards):
-    found = run(dataclasses.replace(CONFIG, images=1000, rollouts=200), tmp_path, weights=weights, shards=shards)
-    assert len(arrays(tmp_path / "step-00000000" / "rollout.npz")["masks_Bhw"]) == 80
-    assert len(found["figures"]) == 4
+    run(dataclasses.replace(CONFIG, images=1000, rollouts=200), tmp_path, weights=weights, shards=shards)
+    assert len(arrays(tmp_path / "step-00000030" / "rollout.npz")["masks_Bhw"]) == 80
 
 
-def test_how_images_are_batched_changes_no_figure(tmp_path, weights, shards):
+def test_how_images_are_batched_changes_no_figure(tmp_path, looked, weights, shards):
+    run(dataclasses.replace(CONFIG, batch=3), tmp_path, weights=weights, shards=shards)
     tables = []
-    for batch in (3, 16):
-        config = dataclasses.replace(CONFIG, batch=batch)
-        run(config, tmp_path / str(batch), weights=weights, shards=shards)
-        table = json.loads((tmp_path / str(batch) / "step-00000000" / "attention-distance.json").read_text())
+    for folder in (looked[0], tmp_path):
+        table = json.loads((folder / "step-00000030" / "attention-distance.json").read_text())
         tables.append(np.array(table["data"]))
     assert tables[0].shape == (2 * 2, 5)
     np.testing.assert_allclose(tables[0], tables[1], atol=1e-4)
@@ -155,76 +181,48 @@ def test_rollouts_may_be_left_out_and_a_model_without_positions_has_no_figure_of
 
 def test_images_may_be_larger_than_in_pre_training(tmp_path, weights, shards):
     run(dataclasses.replace(CONFIG, view=EvalView(24)), tmp_path, weights=weights, shards=shards)
-    assert arrays(tmp_path / "step-00000000" / "rollout.npz")["masks_Bhw"].shape == (3, 6, 6)
+    assert arrays(tmp_path / "step-00000030" / "rollout.npz")["masks_Bhw"].shape == (3, 6, 6)
 
 
-def test_checkpoints_on_the_way_are_looked_at_in_their_order(tmp_path, trained, shards):
-    track = NullTrack()
-    config = dataclasses.replace(CONFIG, every=10)
-    found = run(config, tmp_path / "out", weights=trained, shards=shards, track=track)
-    assert found["steps"] == [10, 20, 30]
-    assert [figure["step"] for figure in found["figures"]] == 4 * [10] + 4 * [20] + 4 * [30]
-    for step in found["steps"]:
-        shown = arrays(tmp_path / "out" / f"step-{step:08d}" / "filters.npz")["components_FCPP"]
-        expected = principal(model_at(step).state_dict()["patch_embed.proj.weight"].numpy())
-        np.testing.assert_allclose(shown, expected.components_FCPP, atol=1e-6)
-    images = [arrays(tmp_path / "out" / f"step-{step:08d}" / "rollout.npz")["images_BHWC"] for step in (10, 30)]
-    assert np.array_equal(*images)
-    assert [step for step, _ in track.told_metrics] == [10, 20, 30]
+def test_weights_that_were_imported_have_no_steps(tmp_path, weights, shards):
+    result = {name: value for name, value in weights.result.items() if name != "steps"}
+    imported = dataclasses.replace(weights, result=result)
+    found = run(dataclasses.replace(CONFIG, every=10), tmp_path, weights=imported, shards=shards)
+    assert found["steps"] == [0]
+    assert (tmp_path / "step-00000000" / "filters.png").exists()
 
 
-def test_mlflow_is_given_pictures_with_steps_and_the_numbers_as_files(tmp_path, trained, shards):
-    track = NullTrack()
-    run(dataclasses.replace(CONFIG, every=15), tmp_path / "out", weights=changed(trained, steps=15), shards=shards)
-    run(dataclasses.replace(CONFIG, every=10), tmp_path / "out2", weights=trained, shards=shards, track=track)
-    pictures = [re.match(r"images/inspect~([\w-]+)\+step\+(\d+)\+.*\.png$", name) for name in track.told_artifacts]
-    steps = {(match[1], int(match[2])) for match in pictures if match}
-    assert steps == {(name, step) for name in FIGURES for step in (10, 20, 30)}
-    assert track.told_tags["mlflow.loggedImages"] == "True"
-    table = json.loads(track.told_artifacts["inspect/step-00000020/attention-distance.json"])
-    assert table["columns"][:3] == ["layer", "head", "distance_px"]
-    assert set(track.told_metrics[0][1]) == {
-        f"inspect/{name}" for name in ("filters_share", "distance_first_px", "distance_last_px")
-    }
-    with np.load(io.BytesIO(track.told_artifacts["inspect/step-00000010/filters.npz"]), allow_pickle=False) as found:
-        assert found["share_F"].sum() == pytest.approx(track.told_metrics[0][1]["inspect/filters_share"])
-    assert track.told_tags["checkpoint_digest"] == trained.result["digest"]
-    assert [entry["context"] for entry in track.told_datasets] == ["val"]
-
-
-def test_a_killed_stage_looks_at_what_is_missing_only_and_finds_the_same(tmp_path, trained, shards):
-    config = dataclasses.replace(CONFIG, every=10)
-    whole = run(config, tmp_path / "out", weights=trained, shards=shards)
-    data = {
-        name: storage.read(storage.join(str(tmp_path / "out"), name)) for name in storage.listing(str(tmp_path / "out"))
-    }
-    storage.remove_tree(str(tmp_path / "out"))
-    killed, second, third = Machines(most=1), Machines(), Machines()
+def test_a_killed_stage_looks_at_what_is_missing_only_and_finds_the_same(tmp_path, looked, weights, shards):
+    config, killed, second, third = dataclasses.replace(CONFIG, every=10), Machines(most=1), Machines(), Machines()
     with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path / "out", weights=trained, shards=shards, cluster=killed)
-    assert run(config, tmp_path / "out", weights=trained, shards=shards, cluster=second) == whole
+        run(config, tmp_path, weights=weights, shards=shards, cluster=killed)
+    found = run(config, tmp_path, weights=weights, shards=shards, cluster=second)
     assert (killed.ran, second.ran) == (1, 2)
-    assert run(config, tmp_path / "out", weights=trained, shards=shards, cluster=third) == whole
+    assert run(config, tmp_path, weights=weights, shards=shards, cluster=third) == found
     assert third.ran == 0
-    assert {name: storage.read(storage.join(str(tmp_path / "out"), name)) for name in data} == data
+    files = [name for name in storage.listing(str(tmp_path)) if not name.endswith(".json")]
+    assert files == [name for name in storage.listing(str(looked[0])) if not name.endswith(".json")]
+    assert [(tmp_path / name).read_bytes() for name in files] == [(looked[0] / name).read_bytes() for name in files]
 
 
-def test_checkpoints_that_were_not_kept_are_named_before_anything_is_done(tmp_path, trained, shards):
+def test_checkpoints_that_were_not_kept_are_named_before_anything_is_done(tmp_path, weights, shards):
     cluster = Machines()
     with pytest.raises(
         ValueError,
         match=r"every: 5 asks for .*checkpoints of step 5, which was not kept \(3 of 5 are missing\); "
         "pretrain with keep_every=5, or give 0",
     ):
-        run(dataclasses.replace(CONFIG, every=5), tmp_path, weights=trained, shards=shards, cluster=cluster)
+        run(dataclasses.replace(CONFIG, every=5), tmp_path, weights=weights, shards=shards, cluster=cluster)
     assert cluster.ran == 0
 
 
-def test_a_checkpoint_that_is_damaged_is_an_error(tmp_path, trained, shards):
+def test_a_checkpoint_that_is_damaged_is_an_error(tmp_path, weights, shards):
+    copy = dataclasses.replace(weights, uri=str(tmp_path / "pretrain"))
+    shutil.copytree(weights.uri, copy.uri)
     path = tmp_path / "pretrain" / "checkpoints" / "step-00000010" / "aa-0.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(checkpoint.Damaged, match=r"aa-0\.safetensors: its bytes have changed since it was written"):
-        run(dataclasses.replace(CONFIG, every=10), tmp_path / "out", weights=trained, shards=shards)
+        run(dataclasses.replace(CONFIG, every=10), tmp_path / "out", weights=copy, shards=shards)
 
 
 @pytest.mark.parametrize("name", ["patch_embed.proj.weight", "blocks.1.attn.qkv.weight"])

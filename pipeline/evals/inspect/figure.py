@@ -6,7 +6,7 @@ H, W pixels of an image.
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ _INK, _QUIET, _RULE, _DOT, _MEAN = "#1b1f24", "#57606a", "#d8dde3", "#1f6fb5", "
 _HOT = (0.84, 0.15, 0.05)
 _DPI = 120
 _HEADING_IN = 0.62
+_CELL = 1.14  # of a sheet of pictures: the height of a picture of width 1 and of its title
+_FILTERS_IN_A_ROW, _PAIRS_IN_A_ROW = 7, 4
 _MOST_TILES = 14  # along a side; smaller ones cannot be read
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
@@ -44,23 +46,18 @@ def filters(found: Filters, *, when: str) -> bytes:
     number, channels = found.components_FCPP.shape[:2]
     if channels not in (1, 3):
         raise ValueError(f"channels: {channels} cannot be shown as colours; 1 or 3 would be right")
-    columns = min(7, number)
-    rows = math.ceil(number / columns)
+    pictures = [
+        component.transpose(1, 2, 0) / (2 * np.abs(component).max()) + 0.5 for component in found.components_FCPP
+    ]
+    titles = [_percent(share) for share in found.share_F]
+    rows = math.ceil(number / _FILTERS_IN_A_ROW)
 
     def draw(figure: Any) -> None:
-        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axes in panels:
-            axes.set_axis_off()
-        for axes, component_CPP, share in zip(panels, found.components_FCPP, found.share_F, strict=False):
-            picture_PPC = component_CPP.transpose(1, 2, 0) / (2 * np.abs(component_CPP).max()) + 0.5
-            axes.imshow(picture_PPC if channels == 3 else picture_PPC[..., 0], cmap="gray", vmin=0, vmax=1)
-            axes.set_title(_percent(share), fontsize=8, color=_QUIET, pad=2)
+        _sheet(figure, pictures, titles, columns=_FILTERS_IN_A_ROW, rows=rows)
 
-    what = f"Filters of the patch embedding, {when}"
-    more = (
-        f"{number} principal components, each with its share of the variance: together {_percent(found.share_F.sum())}"
-    )
-    return _png(draw, what, more, width_in=7.0, height_in=1.17 * rows)
+    what, together = f"Filters of the patch embedding, {when}", _percent(found.share_F.sum())
+    more = f"{number} principal components, each with its share of the variance; together {together}"
+    return _png(draw, what, more, width_in=7.0, height_in=0.1 + _CELL * rows)
 
 
 def positions(similarity_NN: NDArray[np.float64], *, grid: tuple[int, int], when: str, is_fixed: bool) -> bytes:
@@ -118,23 +115,17 @@ def distances(found: Distance, *, image_px: int, when: str) -> bytes:
 
 def rollouts(images_BHWC: NDArray[np.uint8], masks_Bhw: NDArray[np.floating], *, when: str) -> bytes:
     """Pairs: an image, and the same in grey under red where much of the features comes from."""
-    columns = 4  # also of fewer images, which leaves the heading its room
-    rows = math.ceil(len(images_BHWC) / columns)
+    rows = math.ceil(len(images_BHWC) / _PAIRS_IN_A_ROW)
+    pictures = []
+    for image_HWC, mask_hw in zip(images_BHWC, masks_Bhw, strict=True):
+        pictures += [image_HWC / 255, _under_red(image_HWC, mask_hw)]
+    titles = [("image", "attention")[place % 2] for place in range(min(len(pictures), 2 * _PAIRS_IN_A_ROW))]
 
     def draw(figure: Any) -> None:
-        panels = figure.subplots(rows, 2 * columns, squeeze=False)
-        for axes in panels.flat:
-            axes.set_axis_off()
-        for number, (image_HWC, mask_hw) in enumerate(zip(images_BHWC, masks_Bhw, strict=True)):
-            left, right = panels[number // columns, 2 * (number % columns) :][:2]
-            left.imshow(image_HWC)
-            right.imshow(_under_red(image_HWC, mask_hw))
-            if number < columns:
-                left.set_title("image", fontsize=9, color=_QUIET, pad=3)
-                right.set_title("attention", fontsize=9, color=_QUIET, pad=3)
+        _sheet(figure, pictures, titles, columns=2 * _PAIRS_IN_A_ROW, rows=rows)
 
     what, more = f"Where features come from, {when}", "attention rollout; red: more than an even share comes from there"
-    return _png(draw, what, more, width_in=2.3 * columns, height_in=0.2 + 1.15 * rows)
+    return _png(draw, what, more, width_in=9.2, height_in=0.1 + 1.15 * _CELL * rows)
 
 
 def _under_red(image_HWC: NDArray[np.uint8], mask_hw: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -148,6 +139,22 @@ def _under_red(image_HWC: NDArray[np.uint8], mask_hw: NDArray[np.floating]) -> N
     grey_HW1 = 0.55 + 0.45 * image_HWC.mean(axis=2, keepdims=True) / 255
     opaque_HW1 = 0.85 * np.clip(above_HW1, 0, 1)
     return (1 - opaque_HW1) * grey_HW1 + opaque_HW1 * np.array(_HOT)
+
+
+def _sheet(
+    figure: Any, pictures: Sequence[NDArray[np.float64]], titles: Sequence[str], *, columns: int, rows: int
+) -> None:
+    """Square pictures in rows, each below its title if there is one for it. One set of axes: many take seconds."""
+    axes = figure.subplots()
+    axes.set_axis_off()
+    for place, picture in enumerate(pictures):
+        row, left = divmod(place, columns)
+        top = _CELL * row + (_CELL - 1)
+        shown = picture if picture.shape[2] == 3 else picture[:, :, 0]
+        axes.imshow(shown, extent=(left + 0.03, left + 0.97, top + 0.97, top + 0.03), cmap="gray", vmin=0, vmax=1)
+        if place < len(titles):
+            axes.text(left + 0.5, top, titles[place], ha="center", va="bottom", fontsize=8.5, color=_QUIET)
+    axes.set(xlim=(0, columns), ylim=(_CELL * rows, 0), aspect="equal")
 
 
 def _percent(share: float) -> str:
@@ -167,7 +174,8 @@ def _png(draw: Callable[[Any], None], what: str, more: str, *, width_in: float, 
         layout = ConstrainedLayoutEngine(rect=below, w_pad=0.05, h_pad=0.05, wspace=0, hspace=0)
         figure = Figure(figsize=(width_in, height_in), layout=layout, facecolor="white")
         draw(figure)
-        for text, top_in, style in ((what, 0.1, {"size": 12, "weight": "bold"}), (more, 0.34, {"color": _QUIET})):
-            figure.text(0.1 / width_in, 1 - top_in / height_in, text, va="top", in_layout=False, **style)
+        left, at = 0.1 / width_in, {"va": "top", "in_layout": False}
+        figure.text(left, 1 - 0.10 / height_in, what, **at, size=12, weight="bold")
+        figure.text(left, 1 - 0.34 / height_in, more, **at, color=_QUIET)
         figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()
