@@ -55,6 +55,15 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture (PNG) that the stage `stage` has drawn, and what is to be seen, in a sentence."""
+
+    stage: str
+    caption: str
+    png: bytes
+
+
+@dataclass(frozen=True)
 class Findings:
     """Everything a page shows, in the order it shows it."""
 
@@ -63,6 +72,7 @@ class Findings:
     pretrainings: tuple[Pretraining, ...]
     rows: tuple[Mapping[str, Any], ...]
     sources: tuple[Source, ...]
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def pairs(self) -> list[compare.Pair]:

@@ -1,11 +1,12 @@
 """Findings as one self-contained HTML file: no scripts, nothing fetched; for light and dark screens and for paper."""
 
+import base64
 import html
 from collections.abc import Iterable, Sequence
 from string import Template
 
 from pipeline.evals import chart, compare
-from pipeline.evals.findings import Findings, Grid, Pretraining
+from pipeline.evals.findings import Findings, Grid, Picture, Pretraining
 
 _PAGE = Template("""\
 <!doctype html>
@@ -71,6 +72,7 @@ tr:not(.group) td.group { color: var(--ink-2); }
 figure { margin: 1rem 0 1.5rem; }
 figcaption { color: var(--ink-2); font-size: .85rem; margin-top: .25rem; }
 svg { display: block; width: 100%; height: auto; stroke-linejoin: round; }
+img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
 svg text { font-family: system-ui, sans-serif; }
 pre { background: var(--wash); border: 1px solid var(--rule); border-radius: 6px; padding: .75rem 1rem;
   overflow-x: auto; font: .85rem/1.5 ui-monospace, monospace; }
@@ -100,6 +102,7 @@ def page(findings: Findings) -> str:
         *[_facts(one) for one in findings.pretrainings],
         *(_transfer(pairs) if pairs else []),
         *([_tag("h2", "Course of pre-training"), *map(_curves, trained)] if trained else []),
+        *_pictures(findings.pictures),
         *([_grids(findings.grids)] if findings.grids else []),
         _sources(findings),
         _tag("h2", "How to run it again"),
@@ -134,6 +137,19 @@ def _transfer(pairs: Sequence[compare.Pair]) -> list[Markup]:
 def _curves(one: Pretraining) -> Markup:
     caption = f"Stage {one.stage} over its finished steps."
     return _figure(chart.history(one.history), caption)
+
+
+def _pictures(pictures: Sequence[Picture]) -> list[Markup]:
+    """Within the page, on white on a dark one too; a heading for each stage that drew some."""
+    parts = []
+    for place, one in enumerate(pictures):
+        if place == 0 or one.stage != pictures[place - 1].stage:
+            name = "" if one.stage == "inspect" else f": {one.stage}"
+            parts.append(_tag("h2", f"What the model has learned{name}"))
+        source, label = base64.b64encode(one.png).decode(), html.escape(one.caption)
+        image = f'<img src="data:image/png;base64,{source}" alt="{label}">'
+        parts.append(Markup(f"<figure>{image}<figcaption>{label}</figcaption></figure>"))
+    return parts
 
 
 def _grids(grids: Iterable[Grid]) -> Markup:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import record, storage
-from pipeline.evals.findings import Findings, Pretraining, Source, pretraining
+from pipeline.evals.findings import Findings, Picture, Pretraining, Source, pretraining
 from pipeline.stage import Artifact, Cluster, Track
 
 
@@ -27,9 +27,9 @@ class Report:
 def report(config: Report, *, out: str, cluster: Cluster, track: Track, **results: Artifact) -> Mapping[str, Any]:
     """Write report.html, report.md and transfer.json from finished pre-training, fine-tuning and transfer stages.
 
-    An artifact whose result has `rows` is a comparison, any other with a `history` a pre-training; what is neither is
-    only listed as a source. Returns where the files are and how many rows they tell of. ValueError where no artifact
-    has rows.
+    An artifact whose result has `rows` is a comparison, any other with a `history` a pre-training, one with `figures` of
+    steps an inspection; what is none of these is only listed as a source. Returns where the files are and how many rows
+    they tell of. ValueError where no artifact has rows.
     """
     from pipeline.evals import markdown, page
 
@@ -57,12 +57,13 @@ def report(config: Report, *, out: str, cluster: Cluster, track: Track, **result
 
 def gather(config: Report, *, out: str, results: Mapping[str, Artifact]) -> Findings:
     """Everything the pages show, read from the artifacts' results and the records beside them."""
-    rows, pretrainings, sources = [], [], []
+    rows, pretrainings, sources, pictures = [], [], [], []
     for artifact in results.values():
         found = record.read(artifact.uri)
         rows += [{"stage": artifact.stage, **row} for row in artifact.result.get("rows", ())]
         if "history" in artifact.result and "rows" not in artifact.result:
             pretrainings.append(_pretraining(artifact, found))
+        pictures += _pictures(artifact)
         sources.append(_source(artifact, found, out=out))
     return Findings(
         title=config.title,
@@ -70,6 +71,7 @@ def gather(config: Report, *, out: str, results: Mapping[str, Artifact]) -> Find
         pretrainings=tuple(pretrainings),
         rows=tuple(rows),
         sources=tuple(sources),
+        pictures=tuple(pictures),
     )
 
 
@@ -81,6 +83,14 @@ def _pretraining(artifact: Artifact, found: record.Record | None) -> Pretraining
         value = artifact.result.get(key) or config.get(key) or ""
         names[key] = str(value.get("name", "")) if isinstance(value, Mapping) else str(value)
     return pretraining(artifact.stage, result=artifact.result, model=names["model"], data=names["data"])
+
+
+def _pictures(artifact: Artifact) -> list[Picture]:
+    """Those of the finished weights; MLflow has those of the steps before."""
+    figures = [figure for figure in artifact.result.get("figures", ()) if "step" in figure]
+    last = max((figure["step"] for figure in figures), default=0)
+    chosen = (figure for figure in figures if figure["step"] == last)
+    return [Picture(artifact.stage, figure["caption"], storage.read(figure["png"])) for figure in chosen]
 
 
 def _source(artifact: Artifact, found: record.Record | None, *, out: str) -> Source:

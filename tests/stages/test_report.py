@@ -1,3 +1,4 @@
+import base64
 import contextlib
 import json
 import re
@@ -278,6 +279,21 @@ def test_results_that_are_not_finite_are_shown_as_such(tmp_path, results):
     assert "not finite" in read(result, "html")
     shown = [row for row in json.loads(read(result, "transfer"))["rows"] if row["stage"] == "finetune"]
     assert [row["mean"] is None for row in shown] == [False, True]
+
+
+def test_pictures_of_an_inspection_are_in_the_page_those_of_the_finished_weights_alone(tmp_path, results):
+    figures = []
+    for step in (10, 20):
+        uri = str(tmp_path / "inspect" / f"step-{step}" / "filters.png")
+        storage.write(uri, b"\x89PNG of step %d" % step)
+        figures.append({"name": "filters", "caption": "What <it> looks for.", "step": step, "png": uri, "numbers": []})
+    looked = Artifact("a" * 32, "inspect", str(tmp_path / "inspect"), {"figures": figures, "steps": [10, 20]})
+    page = read(write(tmp_path, {**results, "looked": looked})[0], "html")
+    seen = Strict(page)
+    shown = [link for link in seen.links if link.startswith("data:")]
+    assert [base64.b64decode(link.removeprefix("data:image/png;base64,")) for link in shown] == [b"\x89PNG of step 20"]
+    assert '<h2>What the model has learned</h2>\n<figure><img src="data:image/png' in page
+    assert "<figcaption>What &lt;it&gt; looks for.</figcaption>" in page
 
 
 def test_a_report_of_nothing_is_refused(tmp_path, results):
