@@ -27,9 +27,9 @@ class Report:
 def report(config: Report, *, out: str, cluster: Cluster, track: Track, **results: Artifact) -> Mapping[str, Any]:
     """Write report.html, report.md and transfer.json from finished pre-training, fine-tuning and transfer stages.
 
-    An artifact whose result has `rows` is a comparison, any other with a `history` a pre-training, one with `figures` of
-    steps an inspection; what is none of these is only listed as a source. Returns where the files are and how many rows
-    they tell of. ValueError where no artifact has rows.
+    An artifact whose result has `rows` is a comparison, any other with a `history` a pre-training, one with `figures`
+    of steps an inspection; what is none of these is only listed as a source. Returns where the files are and how many
+    rows they tell of. ValueError where no artifact has rows.
     """
     from pipeline.evals import markdown, page
 
