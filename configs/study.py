@@ -10,10 +10,10 @@ your own copy `study_data.py` or `study_compute.py`, and put your sources, model
         for name, model in {"S/16": vit("S/16", ...), "B/16": vit("B/16", ...)}.items()
     ]
     measured = study.measured(cases, transfer, Transfer("pets", ...), on=pets, resources=NODE)
-    stages = (study.compared("S/16 and B/16 on our photographs", cases, measured, figures=("samples",)),)
+    return (study.compared("S/16 and B/16 on our photographs", cases, measured, figures=("samples",)),)
 
 Where a task is named as one of the paper's ("imagenet1k", "cifar100", "pets": see `pipeline.evals.paper`) and wholly
-fine-tuned on, the paper's points are drawn in the same axes as yours.
+fine-tuned on, the "compute" figure has the paper's points in the same axes as yours.
 """
 
 import re

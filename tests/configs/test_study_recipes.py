@@ -52,15 +52,17 @@ def test_every_pre_training_is_measured_in_the_same_ways(name):
 def test_the_data_study_differs_in_model_and_data_alone():
     found = trained("study_data")
     assert [(stage.config.model.width, stage.needs["shards"].config.share) for stage in found] == [
-        (width, share) for share in (0.1, 0.3, 1.0) for width in (64, 128)
+        (width, share) for share in (0.1, 0.3, 1.0) for width in (32, 64)
     ]
-    for model in study.MODELS.values():
+    for model in {stage.config.model for stage in found}:
         assert len({json.dumps(encode(stage.config)) for stage in found if stage.config.model == model}) == 1
     portions = [stage.needs["shards"] for stage in found]
     assert len({portion.config.seed for portion in portions}) == 1, "else they would not be nested"
     assert {portion.needs["shards"].name for portion in portions} == {"shards/fractals"}
+    sources = [stages("study_data")[name].config.source for name in ("shards/fractals", "shards/unseen")]
+    assert len({source.seed for source in sources}) == 2, "else the classes would have been pre-trained on"
     config = stages("study_data")["study"].config
-    assert (config.models, config.data) == (("small", "large"), ("10 %", "30 %", "100 %"))
+    assert (config.models, config.data) == (("tiny", "small"), ("10 %", "30 %", "100 %"))
 
 
 def test_the_compute_study_differs_in_model_and_epochs_alone():

@@ -1,6 +1,7 @@
 """What a study knows of each pre-training, and how results find the one that they are of."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -50,6 +51,8 @@ def test_a_model_that_diverged_is_in_the_table_and_in_no_panel():
 
 def test_epochs_are_images_over_samples():
     assert (SMALL.epochs, MORE.epochs) == (10, 1)
+    texts = {24: "0.05", 480: "1", 720: "1.5", 4800: "10", 480_000: "1,000"}
+    assert {images: dataclasses.replace(SMALL, images=images).epochs_text for images in texts} == texts
 
 
 def test_the_mean_of_five_is_of_those_that_have_all_five():

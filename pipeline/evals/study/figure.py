@@ -130,7 +130,7 @@ def of_compute(panels: Panels) -> Figure:
             for place, (model, line) in enumerate(by_model(found).items()):
                 _line(axes, [point.trained.flops / unit for point in line], line, place=place, label=model)
                 for point in line:
-                    at, text = (point.trained.flops / unit, 100 * point.mean), f"{point.trained.epochs:.3g}"
+                    at, text = (point.trained.flops / unit, 100 * point.mean), point.trained.epochs_text
                     axes.annotate(text, at, (5, -11), textcoords="offset points", fontsize=8, color=_QUIET)
             _families(axes, published, unit=unit)
             title = _title(*key) if found else f"{_title(*key)} (paper, Table 6)"

@@ -34,6 +34,10 @@ class Trained:
     def epochs(self) -> float:
         return self.images / self.samples
 
+    @property
+    def epochs_text(self) -> str:
+        return f"{self.epochs:,.0f}" if self.epochs >= 10 else f"{self.epochs:.2g}"
+
 
 @dataclass(frozen=True)
 class Point:

@@ -59,7 +59,7 @@ def _scored(task: str, mean: float) -> tuple[Any, ...]:
 
 
 def _facts(trained: Trained) -> tuple[str, ...]:
-    took = (f"{trained.samples:,}", f"{trained.epochs:.3g}", si(trained.flops, "FLOP"))
+    took = (f"{trained.samples:,}", trained.epochs_text, si(trained.flops, "FLOP"))
     return (trained.model, trained.data, *took)
 
 
