@@ -9,8 +9,8 @@ Here: fractals, and fractals of classes that were not pre-trained on, minutes on
 class, since more of them teach such models nothing: expect that 288 are much better than 96, and 960 no better than
 that. `study.py` says how it is done with data of your own.
 
-As in the paper all subsets have the same hyper-parameters and the same number of steps; the smaller, the more epochs.
-Unlike it, nothing is stopped early (the paper reports the best validation accuracy of each run).
+As in the paper all subsets have the same hyper-parameters, here the number of steps among them: the smaller a subset,
+the more epochs. Unlike there, nothing is stopped early (the paper reports the best validation accuracy of each run).
 """
 
 from dataclasses import replace
