@@ -1,4 +1,4 @@
-"""The command line: `tessera run | plan | status | results | doctor | export | import | shards`.
+"""The command line: `tessera run | plan | status | results | champion | doctor | export | import | shards`.
 
 Data go to stdout, the rest to stderr.
 
@@ -6,14 +6,14 @@ Exit codes: 0 done, 1 a run failed, 2 usage or configuration, 3 not found, 4 sto
 130 interrupted, 143 terminated.
 """
 
-import logging
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from launch import interchange, shards
-from launch.border import NOT_FOUND, PRECONDITION, errors
+from launch import results as reading
+from launch.border import PRECONDITION, errors
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,16 +22,6 @@ app = typer.Typer(
     help="Pre-train Vision Transformers at scale and find out what they transfer to.",
 )
 app.add_typer(shards.app, name="shards")
-log = logging.getLogger("tessera")
-
-
-class Output(StrEnum):
-    """How a read command prints."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-    md = "md"
 
 
 class PlanOutput(StrEnum):
@@ -162,36 +152,6 @@ def status(
 
 
 @app.command()
-def results(
-    recipe: Annotated[str | None, typer.Argument(help="Only results of this recipe.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only results on this data set.")] = None,
-    protocol: Annotated[str | None, typer.Option(help="Such as fewshot-5shot, knn-20, linear.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="URI, or the beginning of a digest.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Older results of the same thing too.")] = False,
-    output: Annotated[Output, typer.Option()] = Output.table,
-    tracking: Tracking = None,
-    debug: Debug = False,
-) -> None:
-    """Transfer results out of MLflow: checkpoint, task, protocol, metric, mean, std, seeds, init."""
-    with errors(debug=debug):
-        from launch import query
-        from launch.run import default_tracking
-
-        rows = query.results(
-            tracking or default_tracking(),
-            recipe=recipe,
-            task=task,
-            protocol=protocol,
-            checkpoint=checkpoint,
-            every=every,
-        )
-        typer.echo(query.render(rows, output.value), nl=False)
-        if not rows:
-            log.warning("no results match")
-            raise typer.Exit(NOT_FOUND)
-
-
-@app.command()
 def doctor(
     root: Root = None,
     tracking: Tracking = None,
@@ -233,6 +193,8 @@ def doctor(
             raise typer.Exit(PRECONDITION)
 
 
+app.command()(reading.results)
+app.command()(reading.champion)
 app.command()(interchange.export)
 app.command("import")(interchange.take_in)
 

@@ -53,10 +53,11 @@ def _code_of(error: BaseException) -> int | None:
     from launch.status import NothingThere
     from pipeline.record import Drifted
     from pipeline.storage import StorageError
+    from pipeline.tracking import Outrun
 
     if isinstance(error, NoRecipe | NothingThere | FileNotFoundError) and not isinstance(error, StorageError):
         return NOT_FOUND
-    if isinstance(error, StorageError | Busy | PermissionError | ConnectionError):
+    if isinstance(error, StorageError | Busy | Outrun | PermissionError | ConnectionError):
         return PRECONDITION
     if isinstance(error, ValueError | Drifted):
         return USAGE

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import configs
 from pipeline.config import ConfigError, meant
+from pipeline.evals.champion import Rule
 from pipeline.stage import Stage, override
 
 
@@ -34,17 +35,39 @@ def names() -> list[str]:
 
 def load(name: str, *, assignments: Sequence[str] = ()) -> Recipe:
     """The recipe `name` with `--set` assignments applied. NoRecipe or ConfigError say what would be right."""
+    module, short = _module(name)
+    return Recipe(short, override(_targets(module, name), assignments))
+
+
+def _module(name: str) -> tuple[ModuleType, str]:
+    """The module of a recipe, and its name without folder and suffix."""
     path = Path(name)
     if path.suffix == ".py" and path.resolve().parent == Path(configs.__file__).parent:
         name, path = path.stem, Path(path.stem)
     if path.suffix == ".py":
-        module = _from_file(path)
-    elif name in names():
-        module = importlib.import_module(f"configs.{name}")
-    else:
-        known = names()
+        return _from_file(path), path.stem
+    known = names()
+    if name not in known:
         raise NoRecipe(f"{name}: no such recipe; there are {', '.join(known)}{meant(name, known)}, or name a .py file")
-    return Recipe(path.stem if path.suffix else name, override(_targets(module, name), assignments))
+    return importlib.import_module(f"configs.{name}"), name
+
+
+def champion_rule(name: str) -> tuple[str, Rule | None]:
+    """What MLflow calls a recipe, and the rule for its champion that it declares as `champion()`; None where it has
+    none, also of a recipe whose file is not here."""
+    try:
+        module, name = _module(name)
+    except NoRecipe:
+        if name.endswith(".py"):
+            raise
+        return name, None
+    declared = getattr(module, "champion", None)
+    if declared is None:
+        return name, None
+    rule = declared()
+    if not isinstance(rule, Rule):
+        raise ConfigError(f"{name}: champion() returned {rule!r}; a Rule of pipeline.evals.champion would be right")
+    return name, rule
 
 
 def _targets(module: ModuleType, name: str) -> tuple[Stage, ...]:

@@ -9,7 +9,7 @@ from pipeline.tracking.client import connect
 from pipeline.tracking.redact import redact
 from pipeline.tracking.view import KEY_TAG, KIND_TAG
 
-PAGE_RUNS = 200
+PAGE_RUNS = 500
 
 
 ORDER = ("attributes.start_time DESC", "attributes.run_id ASC")
@@ -50,10 +50,10 @@ def search(
 ) -> Iterator[dict[str, Any]]:
     """The runs of a query, newest first, fetched page by page as they are taken. `kind` and `where` are a query too.
 
-    Each is {run_id, key, kind, experiment, name, status, created (ISO, UTC), params, metrics, tags, datasets, reads}:
-    the names of data sets, and by what they are for. No `experiment` means all. Raises FileNotFoundError if there is
-    no such database or experiment, ConnectionError if a server does not answer, ValueError for a value that cannot be
-    asked for.
+    Each is {run_id, key, kind, experiment, name, status, created and ended (ISO, UTC), params, metrics, tags, datasets,
+    reads}: the names of its data sets, and these by what they are for. No `experiment` means all. Raises
+    FileNotFoundError if there is no such database or experiment, ConnectionError if a server does not answer,
+    ValueError for a value that cannot be asked for.
     """
     text = str(query or Query(kind=kind, where=where or {}))
     client = connect(uri, create=False)
@@ -117,6 +117,7 @@ def _plain(run: Any, experiments: Mapping[str, str]) -> dict[str, Any]:
         "name": run.info.run_name,
         "status": run.info.status,
         "created": iso(run.info.start_time),
+        "ended": iso(run.info.end_time) if run.info.end_time else "",
         "params": dict(run.data.params),
         "metrics": dict(run.data.metrics),
         "tags": tags,
