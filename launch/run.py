@@ -12,14 +12,17 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.recipe import Recipe
 from pipeline import runner, storage
 from pipeline.config import fingerprint
 from pipeline.record import Drifted
-from pipeline.stage import Artifact, Cluster, Stage, in_order
+from pipeline.stage import Artifact, Stage, in_order
 from pipeline.tracking import Tracker
+
+if TYPE_CHECKING:
+    from launch.cluster import RayCluster
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ def execute(recipe: Recipe, where: Where, *, rebuild: Collection[str] = ()) -> d
         identity = _identity(recipe, where.root)
         if all(step.action == "skip" for step in steps):
             log.info("%s: every stage is done already, under %s", recipe.name, where.root)
-            return _run(recipe, where, rebuild, launcher=_unreachable)
+            return _run(recipe, where, rebuild, launcher=_Unreachable())
         with _tracked(recipe, where, identity) as (tracker, key), _cluster(recipe, where) as cluster:
             launcher = Launcher(cluster, tracker, recipe.name, key)
             return _run(recipe, where, rebuild, launcher=launcher)
@@ -74,7 +77,7 @@ def _run(recipe: Recipe, where: Where, rebuild: Collection[str], *, launcher: ru
 class Launcher:
     """Runs a stage's function here, hands it the cluster with the stage's resources, and tracks it as a run."""
 
-    cluster: Cluster
+    cluster: "RayCluster"
     tracker: Tracker
     recipe: str
     parent: str
@@ -84,16 +87,24 @@ class Launcher:
         tags |= {f"from.{name}": f"{need.uri} (build {need.id[:8]})" for name, need in needs.items()}
         key = f"{self.recipe}/{stage.name}/{build[:12]}"
         with self.tracker.run(key, name=stage.name, kind="stage", parent=self.parent, tags=tags) as track:
-            cluster = replace(self.cluster, resources=stage.resources)  # pyright: ignore[reportArgumentType]
+            cluster = replace(self.cluster, resources=stage.resources)
             return stage.run(stage.config, out=out, cluster=cluster, track=track, **needs)
 
+    def stop(self) -> None:
+        self.cluster.stop()
 
-def _unreachable(stage: Stage, *, out: str, build: str, needs: Mapping[str, Artifact]) -> Mapping[str, Any]:
-    raise AssertionError(f"{stage.name} was done, and yet it was to run")
+
+class _Unreachable:
+    """Where every stage is done."""
+
+    def __call__(self, stage: Stage, *, out: str, build: str, needs: Mapping[str, Artifact]) -> Mapping[str, Any]:
+        raise AssertionError(f"{stage.name} was done, and yet it was to run")
+
+    def stop(self) -> None: ...
 
 
 @contextlib.contextmanager
-def _cluster(recipe: Recipe, where: Where) -> Iterator[Cluster]:
+def _cluster(recipe: Recipe, where: Where) -> Iterator["RayCluster"]:
     from launch.cluster import connected
 
     wanted = [stage.resources for stage in in_order(recipe.stages)]

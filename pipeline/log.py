@@ -6,6 +6,7 @@ Only `launch` calls `setup`; everyone else takes `logging.getLogger(__name__)`.
 import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -47,7 +48,9 @@ class _Stderr(logging.StreamHandler[Any]):
             super().emit(record)
 
 
-_bar: Any = None
+_bar: Any = None  # on a terminal, with a row for every Progress that is open
+_open_bars = 0
+_bars = threading.Lock()
 
 
 def setup(*, level: int = logging.INFO, style: Literal["text", "json"] = "text") -> None:
@@ -62,7 +65,7 @@ def setup(*, level: int = logging.INFO, style: Literal["text", "json"] = "text")
 class Progress:
     """How far a piece of work is: `advance(n, loss=1.2)`; elapsed time, rate and time to go are added.
 
-    On a terminal a bar; otherwise a log line at most every `every_s` seconds, and always a last one.
+    On a terminal a bar, below those of others; elsewhere a log line at most every `every_s` seconds, and a last one.
     """
 
     def __init__(
@@ -83,11 +86,14 @@ class Progress:
         self._task: Any = None
 
     def __enter__(self) -> "Progress":
-        global _bar
-        if sys.stderr.isatty() and _bar is None and log.isEnabledFor(logging.INFO):
-            _bar = _make_bar()
-            _bar.start()
-            self._task = _bar.add_task(self.title, total=self.total, completed=self.done, figures="")
+        global _bar, _open_bars
+        with _bars:
+            if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
+                if _bar is None:
+                    _bar = _make_bar()
+                    _bar.start()
+                self._task = _bar.add_task(self.title, total=self.total, completed=self.done, figures="")
+                _open_bars += 1
         return self
 
     def advance(self, by: int = 1, **figures: str) -> None:
@@ -120,12 +126,20 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        global _bar
-        if self._task is not None:
-            bar, _bar, self._task = _bar, None, None
-            bar.stop()
-        elif kind is None and self.done > self._said_done:
-            self._say()
+        global _bar, _open_bars
+        if self._task is None:
+            if kind is None and self.done > self._said_done:
+                self._say()
+            return
+        with _bars:
+            _open_bars -= 1
+            if _open_bars:  # beside others, it makes room and leaves a line
+                _bar.remove_task(self._task)
+                self._say()
+            else:
+                bar, _bar = _bar, None
+                bar.stop()
+            self._task = None
 
 
 def _make_bar() -> Any:

@@ -21,7 +21,8 @@ _NAME = re.compile(r"[\w-]+(/[\w-]+)*")
 class Resources:
     """Where a stage runs. Never part of its identity: changing it rebuilds nothing.
 
-    `workers` is the size of a gang (or the most tasks at once, where None means as many as fit). With `readers` that
+    `workers` is the size of a gang (or the most tasks at once, where None means as many as fit); stages that leave it
+    None run side by side. With `readers` that
     many processes elsewhere read and decode for the gang; 0 leaves that to its own machines. `workers_on` and
     `readers_on` name custom resources of Ray that the machines for them offer; None takes any that have room.
 

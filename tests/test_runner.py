@@ -1,7 +1,10 @@
 """Make for artifacts: done is skipped, drift is refused before anything runs, and a killed build goes on."""
 
+import _thread
 import dataclasses
 import json
+import logging
+import threading
 from dataclasses import dataclass
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from pipeline import record, runner, storage
 from pipeline.config import execution, override
 from pipeline.record import Drifted, Record
-from pipeline.stage import Stage
+from pipeline.stage import Resources, Stage
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.ran, self.builds, self.kill = [], {}, ""
+        self.stopped = threading.Event()
 
     def __call__(self, stage, *, out, build, needs):
         self.ran.append(stage.name)
@@ -59,6 +63,9 @@ class Machine:
         if stage.name == self.kill:
             raise Killed
         return result
+
+    def stop(self) -> None:
+        self.stopped.set()
 
     def again(self) -> list[str]:
         """What ran since the last call."""
@@ -112,7 +119,7 @@ def test_what_is_beside_is_handed_over_and_built_first_but_another_rebuilds_noth
         return Stage("look", look, Config(), {"shards": shards}, beside={"other": Stage("other", make, Config(size))})
 
     first = go([beside(7)], root, machine)
-    assert machine.again() == ["shards/small", "other", "look"]
+    assert sorted(machine.again()) == ["look", "other", "shards/small"]
     assert first["look"].result == {"read": 3, "seen": 7}
     again = go([beside(9)], root, machine, rebuild=["other"])
     assert machine.again() == ["other"]
@@ -310,3 +317,77 @@ def test_records_are_json_that_people_can_read(tmp_path):
     assert text.startswith('{\n "built_from": {}')
     assert record.read(str(tmp_path)) == written
     assert record.read(str(tmp_path), record.BEGUN) is None
+
+
+# Side by side
+
+
+def met(config, *, out, cluster, track):
+    """Returns only when `config.size` stages are here at once."""
+    MEETING.wait(30)
+    return {"thread": threading.current_thread().name}
+
+
+def joined(config, *, out, cluster, track, **needs):
+    return {"threads": sorted(need.result["thread"] for need in needs.values())}
+
+
+def whose(config, *, out, cluster, track, **needs):
+    return {"thread": threading.current_thread().name}
+
+
+def fail(config, *, out, cluster, track):
+    raise ValueError("no such luck")
+
+
+def after_failure(config, *, out, cluster, track):
+    """Ends only when the other one has failed."""
+    FAILED.wait(30)
+    return {}
+
+
+def interrupted(config, *, out, cluster, track):
+    _thread.interrupt_main()
+    assert STOPPED.wait(30)
+    raise KeyboardInterrupt
+
+
+MEETING, FAILED, STOPPED = threading.Barrier(3), threading.Event(), threading.Event()
+GANG = Resources(workers=1)
+
+
+def test_stages_that_are_ready_together_run_at_the_same_time(tmp_path, machine):
+    three = {name: Stage(name, met, Config()) for name in ("a", "b", "c")}
+    done = go([Stage("all", joined, Config(), three)], str(tmp_path), machine)
+    assert list(done) == ["a", "b", "c", "all"]
+    assert len(set(done["all"].result["threads"])) == 3
+
+
+def test_what_makes_a_gang_runs_alone_and_in_the_thread_that_is_interrupted(tmp_path, machine):
+    first, second = (Stage(name, whose, Config(), resources=GANG) for name in ("first", "second"))
+    beside = [Stage(name, whose, Config()) for name in ("x", "y")]
+    done = go([first, second, *beside, Stage("last", whose, Config(), {"first": first})], str(tmp_path), machine)
+    threads = {name: artifact.result["thread"] for name, artifact in done.items()}
+    main = threading.main_thread().name
+    assert [name for name, thread in threads.items() if thread == main] == ["first", "second", "last"]
+    assert sorted(machine.again()[:2]) == ["x", "y"]
+
+
+def test_after_a_failure_the_others_are_brought_to_their_end_and_nothing_else_is_begun(tmp_path, machine, caplog):
+    broken, other = Stage("broken", fail, Config()), Stage("other", after_failure, Config())
+    caplog.handler.addFilter(lambda record: FAILED.set() or True)  # the first line that is an error
+    caplog.set_level(logging.ERROR)
+    targets = [broken, other, Stage("gang", whose, Config(), resources=GANG)]
+    with pytest.raises(ValueError, match="no such luck"):
+        go(targets, str(tmp_path), machine)
+    assert caplog.messages == ["broken failed: no such luck; first other are brought to an end"]
+    assert sorted(machine.again()) == ["broken", "other"]
+    assert [action for _, action in actions(targets, str(tmp_path))] == ["continue", "skip", "run"]
+
+
+def test_an_interruption_stops_those_that_are_under_way(tmp_path, machine):
+    machine.stopped = STOPPED
+    with pytest.raises(KeyboardInterrupt):
+        go([Stage("a", interrupted, Config()), Stage("b", whose, Config())], str(tmp_path), machine)
+    assert STOPPED.is_set()
+    assert record.read(storage.join(str(tmp_path), "a")) is None

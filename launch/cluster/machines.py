@@ -5,12 +5,15 @@ import dataclasses
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from launch.cluster import gang, host
 from pipeline.log import Progress
 from pipeline.stage import Member, Resources
+
+POLL_S = 0.5  # between two looks whether a run was stopped
 
 QUIET = {  # of Ray's own processes; the first two also stop its usage report and its version chatter
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -60,9 +63,17 @@ def connected(*, address: str | None, cpus: int | None = None) -> Iterator["RayC
 
 @dataclasses.dataclass(frozen=True)
 class RayCluster:
-    """`pipeline.stage.Cluster` on the connected Ray cluster, for one stage's resources."""
+    """`pipeline.stage.Cluster` on the connected Ray cluster, for one stage's resources.
+
+    What was made of one by `dataclasses.replace` is stopped with it.
+    """
 
     resources: Resources
+    stopped: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+    def stop(self) -> None:
+        """Every `map` that is under way, in whatever thread, raises KeyboardInterrupt soon."""
+        self.stopped.set()
 
     def map(
         self, function: Callable[[Any], Any], items: Sequence[Any], *, title: str, cpus: float = 1, gpus: float = 0
@@ -83,11 +94,14 @@ class RayCluster:
                         running[run.remote(function, item)] = index
                     if not running:
                         return
-                    (done, *_), _rest = ray.wait(list(running), num_returns=1)
-                    index = running.pop(done)
-                    result = host.result_of(done)
-                    progress.advance()
-                    yield index, result
+                    ended, _rest = ray.wait(list(running), num_returns=1, timeout=POLL_S)
+                    if self.stopped.is_set():
+                        raise KeyboardInterrupt("the run was interrupted")
+                    for done in ended:
+                        index = running.pop(done)
+                        result = host.result_of(done)
+                        progress.advance()
+                        yield index, result
             finally:
                 for reference in running:
                     ray.cancel(reference, force=True)
