@@ -83,7 +83,7 @@ def soak(folder: Path, asked: argparse.Namespace) -> dict:
 def disturbed(world: World, asked: argparse.Namespace, *, alone: Run, faults: list[Fault], steps: int) -> dict:
     began = time.monotonic()
     world.start()
-    world.run.until_checkpoint(soak_recipe.EVERY)
+    world.run.until_checkpoint(2 * soak_recipe.EVERY)  # the newest may be damaged, and then there is another
     for fault in faults:
         world.inflict(fault)
         say(f"{fault}: {world.told[-1].said}")
