@@ -1,4 +1,4 @@
-"""Charts of findings as inline SVG whose colours are CSS variables of the page. The only importer of matplotlib."""
+"""Charts of findings as inline SVG whose colours are CSS variables of the page."""
 
 import io
 import math
@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.evals import compare
 from pipeline.evals.compare import Pair, Score
 from pipeline.evals.findings import Point
+from pipeline.evals.style import styled
 
 # matplotlib wants colours, the page wants variables that follow light, dark and print: each stands for one.
 _INK, _RULE, _PRETRAINED, _RANDOM, _PAPER = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05"
@@ -175,13 +176,12 @@ def _locator(bins: int, *, integer: bool) -> Any:
 
 def _svg(name: str, draw: Callable[[Any], None], *, width_in: float, height_in: float) -> str:
     """The drawing as an <svg> element: the same bytes for the same input, colours as variables, ids of its own."""
-    import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     nothing: Mapping[str, None] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with styled(_STYLE):
         figure = Figure(
             figsize=(width_in, height_in), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.07, wspace=0, hspace=0)
         )

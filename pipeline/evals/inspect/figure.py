@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.evals.inspect.distance import Distance
 from pipeline.evals.inspect.filters import Filters
+from pipeline.evals.style import styled
 
 _INK, _QUIET, _RULE, _DOT, _MEAN = "#1b1f24", "#57606a", "#d8dde3", "#1f6fb5", "#c2761a"
 _HOT = (0.84, 0.15, 0.05)
@@ -163,13 +164,12 @@ def _percent(share: float) -> str:
 
 def _png(draw: Callable[[Any], None], what: str, more: str, *, width_in: float, height_in: float) -> bytes:
     """The drawing below two lines that say what it is; the same bytes for the same input."""
-    import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     buffer = io.BytesIO()
     height_in += _HEADING_IN
-    with matplotlib.rc_context(_STYLE):
+    with styled(_STYLE):
         below = (0, 0, 1, 1 - _HEADING_IN / height_in)
         layout = ConstrainedLayoutEngine(rect=below, w_pad=0.05, h_pad=0.05, wspace=0, hspace=0)
         figure = Figure(figsize=(width_in, height_in), layout=layout, facecolor="white")

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.evals import paper
 from pipeline.evals.findings import si
 from pipeline.evals.study.point import FINETUNE, MEAN, Panels, Point, by_model
+from pipeline.evals.style import styled
 
 _INK, _QUIET, _RULE = "#1b1f24", "#57606a", "#d8dde3"
 _COLOURS = ("#1f6fb5", "#c2761a", "#2a8f5b", "#8b4fb0", "#c23b4e", "#14808a")
@@ -242,7 +243,6 @@ def _legend(figure: Any) -> None:
 
 def _figure(name: str, draw: Callable[[Any], None], what: str, more: str, *, panels: int) -> Figure:
     """The drawing below two lines that say what it is; the same bytes for the same points."""
-    import matplotlib
     from matplotlib.figure import Figure as Canvas
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -250,7 +250,7 @@ def _figure(name: str, draw: Callable[[Any], None], what: str, more: str, *, pan
     width_in = max(_PANEL_IN * columns, 7.4)
     height_in = _HEIGHT_IN * math.ceil(panels / columns) + _HEADING_IN
     png, svg = io.BytesIO(), io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with styled(_STYLE):
         below = (0, 0, 1, 1 - _HEADING_IN / height_in)
         layout = ConstrainedLayoutEngine(rect=below, w_pad=0.08, h_pad=0.06, wspace=0.04, hspace=0.04)
         canvas = Canvas(figsize=(width_in, height_in), layout=layout, facecolor="white")
