@@ -5,9 +5,10 @@ hyper-parameters, and shows 5-shot accuracy on ImageNet (figure 4): B/32 is wors
 images and better from 90 M on. Figure 4 is only plotted, so its points are not here; those of figure 3, ImageNet after
 pre-training on ImageNet, ImageNet-21k and JFT-300M, are printed in Table 5 and stand beside ours.
 
-Here: fractals, and fractals of classes that were not pre-trained on, minutes on two CPU cores. They are few, 20 of a
-class, since more of them teach such models nothing: expect that 288 are much better than 96, and 960 no better than
-that. `study.py` says how it is done with data of your own.
+Here: fractals, and fractals of classes that were not pre-trained on, minutes on two CPU cores. The toy shows how the
+machinery works, not what data does: of four settings that were tried it is the one in which the number of samples
+matters at all. Expect that 288 are much better than 96, and 960 no better than that. `study.py` says how it is done
+with data of your own.
 
 As in the paper all subsets have the same hyper-parameters, here the number of steps among them: the smaller a subset,
 the more epochs. Unlike there, nothing is stopped early (the paper reports the best validation accuracy of each run).

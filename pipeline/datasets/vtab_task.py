@@ -1,8 +1,9 @@
 """The 19 tasks of VTAB: which data set of TFDS, which label, and how it is cut into the slices of VTAB-1k.
 
 Sources: Zhai et al., arXiv 1910.04867, and what defines the benchmark in practice, google-research/task_adaptation,
-task_adaptation/data/*.py and scripts/run_all_tasks.sh (commit d7630d3c). Numbers of examples and sizes: the catalogue
-of TensorFlow Datasets; those of caltech101 differ between its versions 3.0.0 and 3.0.1 and are left out.
+task_adaptation/data/*.py and scripts/run_all_tasks.sh (commit d7630d3c). Numbers of examples and sizes: of clevr,
+dmlab, dsprites, kitti, retinopathy, smallnorb and sun397 those of the catalogue of TensorFlow Datasets, of the others
+those that are usually quoted; another number is a warning. Those of caltech101 differ between versions and are left out.
 """
 
 import math
