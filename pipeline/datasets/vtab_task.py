@@ -3,7 +3,7 @@
 Sources: Zhai et al., arXiv 1910.04867, and what defines the benchmark in practice, google-research/task_adaptation,
 task_adaptation/data/*.py and scripts/run_all_tasks.sh (commit d7630d3c). Numbers of examples and sizes: of clevr,
 dmlab, dsprites, kitti, retinopathy, smallnorb and sun397 those of the catalogue of TensorFlow Datasets, of the others
-those that are usually quoted; another number is a warning. Those of caltech101 differ between versions and are left out.
+those that are usually quoted; another number is a warning. Those of caltech101 differ by version and are left out.
 """
 
 import math
