@@ -56,9 +56,10 @@ class Against:
 class Dedup:
     """Leaves out of `split` what is in any of `tests`; the other splits stay as they are.
 
-    Distances are even numbers of 64 bits. Of a photograph that was encoded anew, resized or brightened it is 6 at most,
-    of another one 20 and more; between a million images and a hundred thousand others, one or two pairs are within 6 by
-    chance and seventy within 8. Drawings of a few strokes look alike much sooner: look at pairs.png.
+    Distances are even numbers of 64 bits. Of a photograph that was encoded anew (JPEG, quality 75), resized or brightened
+    by a little it was 6 at most, of another one 22 and more, where that was measured (`dedup.perceptual`). Were codes
+    drawn at random, one or two pairs of a million and a hundred thousand would be within 6, and seventy within 8.
+    Drawings of a few strokes look alike much sooner: look at pairs.png.
     """
 
     tests: tuple[Against, ...]
