@@ -56,9 +56,9 @@ class Against:
 class Dedup:
     """Leaves out of `split` what is in any of `tests`; the other splits stay as they are.
 
-    Distances are even numbers of 64 bits. Of a photograph that was encoded anew (JPEG, quality 75), resized or brightened
-    by a little it was 6 at most, of another one 22 and more, where that was measured (`dedup.perceptual`). Were codes
-    drawn at random, one or two pairs of a million and a hundred thousand would be within 6, and seventy within 8.
+    Distances are even numbers of 64 bits. Of a photograph that was encoded anew (JPEG, quality 75), resized or made a
+    little brighter it was 6 at most, of another one 22 and more, where that was measured (`dedup.perceptual`). Were
+    codes drawn at random, one or two pairs of a million and a hundred thousand would be within 6, seventy within 8.
     Drawings of a few strokes look alike much sooner: look at pairs.png.
     """
 
