@@ -135,7 +135,7 @@ def resolve(name: str, checkpoints: Sequence[Checkpoint], *, lines: Sequence[Lin
     }
     found = by_word.get(name)
     if found is None:
-        exact = [one for one in checkpoints if name in (one.name, one.uri, one.digest)]
+        exact = [one for one in checkpoints if name and name in (one.name, one.uri, one.digest)]
         found = exact or [one for one in weights if name and one.digest.startswith(name)]
         found = found or [one for one in weights if one.recipe == name][:1]
     if not found:

@@ -22,7 +22,8 @@ START_S = 1_795_500_000  # 2026-11-24T06:00:00Z
 class Made:
     """A checkpoint with results, begun `at_s` after START_S; without a digest random weights, of which there is no run.
 
-    Seeds start at 0, one for each value of `scores`. `ends` are the states of further stages, by their names.
+    Seeds start at 0, one for each value of `scores`. `ends` are the states of further stages, by their names. What is
+    not new has its weights from before, and only further results.
     """
 
     recipe: str
@@ -34,6 +35,7 @@ class Made:
     took_s: int = 3600
     ends: Mapping[str, str] = field(default_factory=dict)
     uri: str = ""
+    is_new: bool = True
 
     @property
     def checkpoint(self) -> str:
@@ -62,7 +64,7 @@ class _Store:
     def add(self, one: Made) -> None:
         experiment = self._experiment(one.recipe)
         end_ms = (START_S + one.at_s + one.took_s) * 1000
-        if one.digest:
+        if one.digest and one.is_new:
             run = self._run(experiment, "pretrain", end_ms - one.took_s * 1000, one=one, kind="stage", end_ms=end_ms)
             self._model(experiment, run, one, end_ms)
             if one.data:

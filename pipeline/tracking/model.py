@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.tracking.client import connect
-from pipeline.tracking.read import experiments, iso, pages
+from pipeline.tracking.read import experiments, iso, pages, reader
 
 PAGE_MODELS = 200
 
@@ -15,7 +14,7 @@ def models(uri: str, *, experiment: str | None = None) -> Iterator[dict[str, Any
     Each is {model_id, run_id, experiment, created (ISO, UTC), checkpoint (a URI), digest, params}. Raises what
     `search` raises.
     """
-    client = connect(uri, create=False)
+    client = reader(uri)
     names = experiments(client, uri, experiment)
     if not names:
         return

@@ -56,13 +56,32 @@ def search(
     ValueError for a value that cannot be asked for.
     """
     text = str(query or Query(kind=kind, where=where or {}))
-    client = connect(uri, create=False)
+    client = reader(uri)
     names = experiments(client, uri, experiment)
     if not names:
         return
     limits: dict[str, Any] = {"max_results": PAGE_RUNS, "order_by": list(ORDER)}
     for run in pages(uri, client.search_runs, list(names), text, **limits):
         yield _plain(run, names)
+
+
+def reader(uri: str) -> Any:
+    """A client that makes nothing. Raises FileNotFoundError where there is no such file, ConnectionError where MLflow
+    cannot open what is there."""
+    try:
+        return connect(uri, create=False)
+    except FileNotFoundError:
+        raise
+    except _not_opened() as error:  # asked for only now: MLflow is loaded by `connect`, which keeps it quiet
+        why = redact(str(error).splitlines()[0])
+        raise ConnectionError(f"{redact(uri)}: cannot be opened ({why:.300})") from error
+
+
+def _not_opened() -> tuple[type[Exception], ...]:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError
 
 
 def pages(uri: str, function: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.tracking.client import connect
-from pipeline.tracking.read import ask, iso, pages, quoted
+from pipeline.tracking.read import ask, iso, pages, quoted, reader
 from pipeline.tracking.redact import environment_secrets, redact
 from pipeline.tracking.view import user
 
@@ -65,7 +64,7 @@ def line_name(name: str) -> str:
 
 def lines(uri: str, *, name: str | None = None) -> list[Line]:
     """Every line that `move` has made, or that of a name, in two requests a page. Raises what `search` raises."""
-    client = connect(uri, create=False)
+    client = reader(uri)
     query = None if name is None else f"name = {quoted(line_name(name))}"
     champions = {
         model.name: int(model.aliases[ALIAS]) if ALIAS in model.aliases else None
@@ -84,7 +83,7 @@ def move(uri: str, *, line: str, expected: Line | None, facts: Mapping[str, str]
 
     `expected` is the line as it was judged: Outrun where it is another by now. Raises what `search` raises.
     """
-    client, name = connect(uri, create=False), line_name(line)
+    client, name = reader(uri), line_name(line)
     found = next(iter(lines(uri, name=name)), None)
     if found != expected:
         raise Outrun(f"{name}: the champion has moved meanwhile; look again, and then decide")
