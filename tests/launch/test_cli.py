@@ -70,7 +70,7 @@ def test_a_recipe_file_that_is_not_there_ends_with_3(tessera):
         (
             "pretrain.optim.lrr=1",
             "pretrain.optim.lrr: no field 'lrr' in Optim; it has lr, name, weight_decay, beta1, beta2, momentum, clip, "
-            "schedule — did you mean 'lr'?",
+            "schedule, polyak — did you mean 'lr'?",
         ),
         ("pretrain.optim.lr=-1", "pretrain.optim.lr: must be positive, got -1.0"),
         ("pretrain.optim.schedule.shape=linaer", "pretrain.optim.schedule.shape: 'linaer' is not one of 'linear', "),
