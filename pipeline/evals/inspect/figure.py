@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from pipeline.evals.inspect.distance import Distance
 from pipeline.evals.inspect.filters import Filters
-from pipeline.evals.style import styled
+from pipeline.evals.style import headed
 
 _INK, _QUIET, _RULE, _DOT, _MEAN = "#1b1f24", "#57606a", "#d8dde3", "#1f6fb5", "#c2761a"
 _HOT = (0.84, 0.15, 0.05)
 _DPI = 120
-_HEADING_IN = 0.62
 _CELL = 1.14  # of a sheet of pictures: the height of a picture of width 1 and of its title
 _FILTERS_IN_A_ROW, _PAIRS_IN_A_ROW = 7, 4
 _MOST_TILES = 14  # along a side; smaller ones cannot be read
@@ -164,18 +163,9 @@ def _percent(share: float) -> str:
 
 def _png(draw: Callable[[Any], None], what: str, more: str, *, width_in: float, height_in: float) -> bytes:
     """The drawing below two lines that say what it is; the same bytes for the same input."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     buffer = io.BytesIO()
-    height_in += _HEADING_IN
-    with styled(_STYLE):
-        below = (0, 0, 1, 1 - _HEADING_IN / height_in)
-        layout = ConstrainedLayoutEngine(rect=below, w_pad=0.05, h_pad=0.05, wspace=0, hspace=0)
-        figure = Figure(figsize=(width_in, height_in), layout=layout, facecolor="white")
+    pads = {"w_pad": 0.05, "h_pad": 0.05, "wspace": 0, "hspace": 0}
+    with headed(_STYLE, what, more, width_in=width_in, height_in=height_in, quiet=_QUIET, **pads) as figure:
         draw(figure)
-        left, at = 0.1 / width_in, {"va": "top", "in_layout": False}
-        figure.text(left, 1 - 0.10 / height_in, what, **at, size=12, weight="bold")
-        figure.text(left, 1 - 0.34 / height_in, more, **at, color=_QUIET)
         figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()

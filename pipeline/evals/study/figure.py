@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.evals import paper
 from pipeline.evals.findings import si
 from pipeline.evals.study.point import FINETUNE, MEAN, Panels, Point, by_model
-from pipeline.evals.style import styled
+from pipeline.evals.style import headed
 
 _INK, _QUIET, _RULE = "#1b1f24", "#57606a", "#d8dde3"
 _COLOURS = ("#1f6fb5", "#c2761a", "#2a8f5b", "#8b4fb0", "#c23b4e", "#14808a")
@@ -35,7 +35,7 @@ _PAPER_LINES = {  # the darker the larger; dashed: patches of 32 px
     "B/16": ("#8c96a1", "-"),
     "B/32": ("#8c96a1", "--"),
 }
-_HEADING_IN, _PANEL_IN, _HEIGHT_IN = 0.62, 4.7, 3.9
+_PANEL_IN, _HEIGHT_IN = 4.7, 3.9
 _COLUMNS = 2
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -243,21 +243,12 @@ def _legend(figure: Any) -> None:
 
 def _figure(name: str, draw: Callable[[Any], None], what: str, more: str, *, panels: int) -> Figure:
     """The drawing below two lines that say what it is; the same bytes for the same points."""
-    from matplotlib.figure import Figure as Canvas
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     columns = min(_COLUMNS, panels)
-    width_in = max(_PANEL_IN * columns, 7.4)
-    height_in = _HEIGHT_IN * math.ceil(panels / columns) + _HEADING_IN
+    width_in, height_in = max(_PANEL_IN * columns, 7.4), _HEIGHT_IN * math.ceil(panels / columns)
     png, svg = io.BytesIO(), io.BytesIO()
-    with styled(_STYLE):
-        below = (0, 0, 1, 1 - _HEADING_IN / height_in)
-        layout = ConstrainedLayoutEngine(rect=below, w_pad=0.08, h_pad=0.06, wspace=0.04, hspace=0.04)
-        canvas = Canvas(figsize=(width_in, height_in), layout=layout, facecolor="white")
+    pads = {"w_pad": 0.08, "h_pad": 0.06, "wspace": 0.04, "hspace": 0.04}
+    with headed(_STYLE, what, more, width_in=width_in, height_in=height_in, quiet=_QUIET, **pads) as canvas:
         draw(canvas)
-        left, at = 0.1 / width_in, {"va": "top", "in_layout": False}
-        canvas.text(left, 1 - 0.10 / height_in, what, **at, size=12, weight="bold")
-        canvas.text(left, 1 - 0.34 / height_in, more, **at, color=_QUIET)
         canvas.savefig(png, format="png", dpi=_DPI, metadata={"Software": None})
         canvas.savefig(svg, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return Figure(name, f"{what}: {more}", png.getvalue(), svg.getvalue())
