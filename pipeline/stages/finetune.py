@@ -117,9 +117,9 @@ def finetune(
     track.params(encode(config))
     for split in (config.train_split, config.test_split):
         track.dataset(name=bench.manifest.name, digest=bench.manifest.digest, source=shards.uri, context=split)
-    tried = bench.run(bench.choices(), cluster=cluster, track=track, title=f"{config.task}: choose lr")
+    tried = bench.run(bench.choices(), cluster=cluster, track=track, title=f"{config.task}, {config.init}: choose lr")
     lrs = {number: bench.best(number, tried=tried) for number in bench.numbers}
-    tested = bench.run(bench.finals(lrs), cluster=cluster, track=track, title=f"{config.task}: test")
+    tested = bench.run(bench.finals(lrs), cluster=cluster, track=track, title=f"{config.task}, {config.init}: test")
     rows = list(bench.rows(lrs, tried=tried, tested=tested, track=track))
     bench.detail.tell(rows, track=track)
     return {"rows": rows}

@@ -124,14 +124,16 @@ def transfer(
     slices = _slices(config, out=out, cluster=cluster, origin=origin, shards=shards.uri, manifest=manifest)
     what = [asked(config), origin.checkpoint_digest, encode(origin.model), manifest.digest]
     ledger = Ledger(storage.join(out, "features"), fingerprint([*what, config.slice_images]))
-    ledger.map(extract, slices, cluster=cluster, title=f"{config.task}: features")
+    ledger.map(extract, slices, cluster=cluster, title=f"{config.task}, {config.init}: features")
     train, test = (tuple(s.uri for s in slices.values() if s.split == split) for split in _splits(config))
     evaluations = {
         name: Evaluation(name, config, shards.uri, train, test, cluster.resources.cpus_per_worker)
         for name in config.evaluators
     }
     ledger = Ledger(storage.join(out, "evaluations"), fingerprint(what))
-    found = ledger.map(evaluate, evaluations, cluster=cluster, title=f"{config.task}: evaluators", gpus=0)
+    found = ledger.map(
+        evaluate, evaluations, cluster=cluster, title=f"{config.task}, {config.init}: evaluators", gpus=0
+    )
     for split in _splits(config):
         track.dataset(name=manifest.name, digest=manifest.digest, source=shards.uri, context=split)
     rows = [_row(config, origin, part) for name in config.evaluators for part in found[name]["rows"]]

@@ -132,7 +132,7 @@ def test_a_killed_stage_does_only_what_is_missing_and_finds_the_same(tmp_path, w
         run(CONFIG, tmp_path / "out", weights=weights, shards=shards, cluster=killed)
     assert run(CONFIG, tmp_path / "out", weights=weights, shards=shards, cluster=second) == whole
     both = killed.ran + second.ran
-    assert (both.count("fractals: features"), both.count("fractals: evaluators")) == (4, 3)
+    assert (both.count("fractals, pretrained: features"), both.count("fractals, pretrained: evaluators")) == (4, 3)
     assert run(CONFIG, tmp_path / "out", weights=weights, shards=shards, cluster=third) == whole
     assert third.ran == []
 
